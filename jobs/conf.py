@@ -1,0 +1,150 @@
+"""One frozen, typed settings object for the app, read from Django's ``settings.JOBS``.
+
+Every unit is in the name. An unknown key or an impossible value is refused as a whole at boot, as a
+Django system check (``jobs.E001``), because a misspelt safety setting is worse than none.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jobs.errors import ConfigurationError
+
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 366)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class JobsSettings(BaseModel):
+    """The app's settings. Defaults suit a small production deployment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queues: tuple[str, ...] = Field(("default",), min_length=1)
+    """Names of the queues that jobs may use; the first is the default."""
+    dead_letter_queue: str = "jobs.dead"
+    """Where the broker puts doorbells that it gave up on. Their jobs are rung again anyway."""
+    delivery_limit: Count = 20
+    """Deliveries of one doorbell before the broker dead-letters it."""
+
+    lease_seconds: Seconds = 30.0
+    """How long a claim holds without a heartbeat. A dead worker's job waits at most this long."""
+    heartbeat_seconds: Seconds = 1.0
+    """Time between two heartbeats of a holder; also how soon it hears of a cancel."""
+    max_lost_attempts: Count = 5
+    """Attempts that may end with a dead or stalled worker before the job becomes FAILED."""
+    max_attempts: Count = 3
+    """Failed attempts before a job becomes FAILED, for handlers that name no number."""
+    timeout_seconds: Seconds = 3600.0
+    """Longest run of one attempt, for handlers that name none."""
+    stop_grace_seconds: Seconds = 5.0
+    """Time between two steps of stopping a handler: ask, raise inside it, end its process."""
+    drain_grace_seconds: Seconds = 20.0
+    """How long a stopping worker lets handlers finish before it hands their jobs back."""
+
+    relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Outbox rows that the relay takes at once."""
+    relay_poll_seconds: Seconds = 0.25
+    """Longest wait of the relay between two looks when no wake-up arrives."""
+    relay_take_seconds: Seconds = 30.0
+    """How long a relay may sit on rows it took before another relay may take them."""
+    publish_timeout_seconds: Seconds = 10.0
+    """Bound on waiting for the broker: connect, publish, confirm."""
+    rearm_seconds: Seconds = 60.0
+    """Age of a published but unclaimed doorbell at which the reconciler rings again; doubles."""
+    rearm_cap_seconds: Seconds = 900.0
+    """Upper bound of that doubling."""
+    rearm_batch_size: Count = 1000
+    """Doorbells that one reconciler tick may ring again."""
+    maintenance_poll_seconds: Seconds = 1.0
+    """Time between two ticks of the scheduler process."""
+    outbox_retention_seconds: Seconds = 86_400.0
+    """How long a published outbox row is kept after its job has moved on."""
+    worker_stale_seconds: Seconds = 30.0
+    """Silence after which a worker is shown as gone."""
+
+    cache_url: str = ""
+    """Redis for status copies and wake-ups, ``redis://host:port/db``. Empty: no cache."""
+    cache_prefix: str = Field("jobs", min_length=1, max_length=40)
+    cache_timeout_seconds: Seconds = 0.2
+    """Bound on one Redis call. A slower Redis counts as absent."""
+    cache_retry_seconds: Seconds = 1.0
+    """After a Redis error, time before this process asks Redis again."""
+    status_ttl_seconds: Seconds = 10.0
+    """Life of a status copy that can still change: the longest possible staleness."""
+    status_final_ttl_seconds: Seconds = 86_400.0
+    """Life of a status copy that cannot change any more."""
+    status_fill_seconds: Seconds = 5.0
+    """Life of the lease under which one reader refills a missing status copy."""
+    api_key_ttl_seconds: Seconds = 5.0
+    """Life of a cached API key: the longest time that a revoked key may still work."""
+
+    api_prefix: str = "/api/v1/"
+    """Where the project mounts ``jobs.api.urls``; used for links inside cached answers."""
+    payload_limit_bytes: Count = 256 * 1024
+    """Largest payload of one job, as JSON."""
+    result_limit_bytes: Count = 1024 * 1024
+    """Largest result of one job, as JSON, for handlers that name no limit."""
+    inline_result_limit_bytes: Count = 4096
+    """Results up to this size travel inside the status answer; larger ones are a link."""
+    bulk_limit: Count = 10_000
+    """Jobs in one bulk submit."""
+    status_bulk_limit: Count = 1000
+    """Ids in one bulk status request."""
+    upload_limit_bytes: Count = 2 * 1024**3
+    """Largest uploaded file."""
+    artifact_limit_bytes: Count = 256 * 1024**2
+    """Largest artifact of a job."""
+    log_lines_limit: Count = 2000
+    """Log lines kept of one attempt; the last line says how many were left out."""
+    wait_limit_seconds: Seconds = 30.0
+    """Longest ``?wait=`` of a status request."""
+    wait_slots: Annotated[int, Field(ge=0)] = 8
+    """Waiting status requests per API process; more are answered at once."""
+    data_roots: tuple[Path, ...] = ()
+    """Directories whose files a payload may name by path. Empty: uploads only."""
+
+    @model_validator(mode="after")
+    def _sane(self) -> JobsSettings:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least 3 x heartbeat_seconds")
+        if any(not root.is_absolute() for root in self.data_roots):
+            raise ValueError("data_roots must be absolute paths")
+        if len(set(self.queues)) != len(self.queues):
+            raise ValueError("queues must not repeat a name")
+        return self
+
+    @property
+    def default_queue(self) -> str:
+        return self.queues[0]
+
+
+@cache
+def get() -> JobsSettings:
+    """The validated settings. Raises ConfigurationError that names every wrong key."""
+    return parse(getattr(settings, "JOBS", {}))
+
+
+def parse(raw: Any) -> JobsSettings:
+    """Validate ``raw``; raises ConfigurationError with one line per wrong key."""
+    try:
+        return JobsSettings.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"JOBS[{'.'.join(str(part) for part in item['loc']) or '*'}]: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigurationError("; ".join(lines)) from error
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "JOBS":
+        get.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="jobs.conf")

@@ -1,0 +1,91 @@
+"""Named facts, told after commit. Best-effort by design: what must not be lost is a row.
+
+Business code tells; logs, metrics and the status cache subscribe. A subscriber that raises is
+logged and never harms the verb that told it, nor the other subscribers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+
+from jobs.states import JobEvent
+from jobs.values import StatusView
+
+log = logging.getLogger("jobs.events")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """Ids that are about to be born, told before their transaction begins."""
+
+    job_ids: tuple[UUID, ...]
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Jobs were accepted. ``ticket`` pairs this with the ``Submitting`` before it."""
+
+    views: tuple[StatusView, ...]
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transitioned:
+    """Jobs moved along an edge."""
+
+    event: JobEvent
+    views: tuple[StatusView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Holders showed signs of life that readers may want to see."""
+
+    views: tuple[StatusView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A stale holder tried to finish a job and was refused."""
+
+    job_id: UUID
+    token: UUID
+    event: JobEvent
+    worker: str
+
+
+Fact = Submitting | Submitted | Transitioned | Progressed | Fenced
+Subscriber = Callable[[Fact], None]
+
+_subscribers: list[Subscriber] = []
+
+
+def subscribe(subscriber: Subscriber) -> None:
+    """Add a subscriber; adding one twice has no effect."""
+    if subscriber not in _subscribers:
+        _subscribers.append(subscriber)
+
+
+def unsubscribe(subscriber: Subscriber) -> None:
+    """Remove a subscriber that was added."""
+    _subscribers.remove(subscriber)
+
+
+def tell(fact: Fact) -> None:
+    """Tell every subscriber now."""
+    for subscriber in tuple(_subscribers):
+        try:
+            subscriber(fact)
+        except Exception:
+            log.exception("subscriber %r failed on %s", subscriber, type(fact).__name__)
+
+
+def tell_after_commit(fact: Fact) -> None:
+    """Tell once the outermost transaction has committed; never if it rolls back."""
+    transaction.on_commit(lambda: tell(fact), robust=True)

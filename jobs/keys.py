@@ -1,0 +1,110 @@
+"""API keys: issue, revoke, and look up from Redis without the database.
+
+What Redis holds of a key lives for ``api_key_ttl_seconds``; a revocation deletes it at once and,
+should that deletion be lost, takes effect when the copy expires.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from jobs import cache, conf
+from jobs.models import ApiKey, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a key speaks for, and what it may do."""
+
+    key_id: UUID
+    user_id: int
+    is_staff: bool
+    scopes: frozenset[Scope]
+
+
+def issue(owner_id: int, name: str, scopes: Iterable[Scope]) -> str:
+    """Create a key and return its secret, which is nowhere stored and never shown again."""
+    secret = ApiKey.new_secret()
+    ApiKey.objects.create(
+        owner_id=owner_id,
+        name=name,
+        digest=ApiKey.digest_of(secret),
+        hint=secret[: len(ApiKey.PREFIX) + 6],
+        scopes=sorted(scopes),
+    )
+    return secret
+
+
+def revoke(key_ids: Iterable[UUID]) -> int:
+    """Revoke keys now; returns how many were not revoked before."""
+    keys = ApiKey.objects.filter(id__in=list(key_ids), revoked_at=None)
+    digests = list(keys.values_list("digest", flat=True))
+    count = keys.update(revoked_at=Now())
+    forget(digests)
+    return count
+
+
+def forget(digests: Iterable[str]) -> None:
+    """Drop cached copies."""
+    names = [_name(digest) for digest in digests]
+    if names:
+        cache.ask(lambda r: r.delete(*names))
+
+
+def look_up(secret: str) -> Principal | None:
+    """The principal of a valid key; None for one that is unknown, revoked, expired or disabled."""
+    if not secret.startswith(ApiKey.PREFIX) or len(secret) > 200:
+        return None
+    digest = ApiKey.digest_of(secret)
+    cached = cache.ask(lambda r: r.get(_name(digest)))
+    if cached is not None and (principal := _parsed(cached)) is not None:
+        return principal
+    principal = _from_database(digest)
+    if principal is not None:
+        _keep(digest, principal)
+    return principal
+
+
+def _from_database(digest: str) -> Principal | None:
+    row = (
+        ApiKey.objects.filter(
+            Q(expires_at=None) | Q(expires_at__gt=Now()),
+            digest=digest,
+            revoked_at=None,
+            owner__is_active=True,
+        )
+        .values_list("id", "owner_id", "owner__is_staff", "scopes")
+        .first()
+    )
+    if row is None:
+        return None
+    return Principal(row[0], row[1], row[2], frozenset(Scope(scope) for scope in row[3]))
+
+
+def _keep(digest: str, principal: Principal) -> None:
+    value = json.dumps(
+        [str(principal.key_id), principal.user_id, principal.is_staff, sorted(principal.scopes)]
+    )
+    life = round(conf.get().api_key_ttl_seconds * 1000)
+    cache.ask(lambda r: r.set(_name(digest), value, px=life))
+
+
+def _parsed(value: Any) -> Principal | None:
+    try:
+        key_id, user_id, is_staff, scopes = json.loads(value)
+        return Principal(
+            UUID(key_id), int(user_id), bool(is_staff), frozenset(Scope(s) for s in scopes)
+        )
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _name(digest: str) -> str:
+    return f"{conf.get().cache_prefix}:k:{digest}"

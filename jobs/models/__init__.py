@@ -1,0 +1,18 @@
+"""The app's tables."""
+
+from jobs.models.access import ApiKey, Scope, Worker
+from jobs.models.job import Job, new_job_id
+from jobs.models.records import AuditEntry, JobArtifact, JobLogLine, OutboxEntry, Upload
+
+__all__ = [
+    "ApiKey",
+    "AuditEntry",
+    "Job",
+    "JobArtifact",
+    "JobLogLine",
+    "OutboxEntry",
+    "Scope",
+    "Upload",
+    "Worker",
+    "new_job_id",
+]

@@ -1,0 +1,138 @@
+"""What is written beside a job and never changes its state: audit, outbox, log, artifacts."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class AuditEntry(models.Model):
+    """One transition, written by the database's trigger in the transition's own transaction.
+
+    The table refuses UPDATE, DELETE, TRUNCATE and INSERT from anywhere but that trigger. There is
+    no foreign key: the history outlives its job, and partitions of either can be dropped alone.
+    """
+
+    pk = models.CompositePrimaryKey("job_id", "version")
+    job_id = models.UUIDField()
+    version = models.IntegerField()
+    from_state = models.CharField(max_length=20, null=True)
+    to_state = models.CharField(max_length=20)
+    event = models.CharField(max_length=20)
+    actor_kind = models.CharField(max_length=20)
+    actor_id = models.CharField(max_length=200)
+    reason = models.TextField()
+    attempt = models.IntegerField()
+    token = models.UUIDField(null=True)
+    at = models.DateTimeField()
+    txid = models.BigIntegerField()
+
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name_plural = "audit entries"
+
+    def __str__(self) -> str:
+        return f"{self.job_id} v{self.version} {self.event}"
+
+
+class OutboxEntry(models.Model):
+    """One decision that a job needs a worker, written by the trigger that wrote its audit entry.
+
+    ``due_at`` is when the relay may ring; a delayed job is a row whose time has not come. At most
+    one row exists per (job, version), so a second ring is the same row armed again and counted.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    job_id = models.UUIDField()
+    job_version = models.IntegerField()
+    handler = models.CharField(max_length=200)
+    queue = models.CharField(max_length=100)
+    priority = models.SmallIntegerField()
+    due_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_default=Now())
+    taken_until = models.DateTimeField(null=True)
+    published_at = models.DateTimeField(null=True)
+    tries = models.IntegerField(default=0)
+    rearms = models.IntegerField(default=0)
+
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name_plural = "outbox"
+        constraints = [
+            models.UniqueConstraint(name="jobs_outbox_once", fields=["job_id", "job_version"]),
+        ]
+        indexes = [
+            models.Index(
+                name="jobs_outbox_waiting",
+                fields=["priority", "due_at"],
+                condition=Q(published_at__isnull=True),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} v{self.job_version}"
+
+
+class JobLogLine(models.Model):
+    """One line that a handler wrote with ``context.log``. ``at`` is the worker's clock."""
+
+    id = models.BigAutoField(primary_key=True)
+    job_id = models.UUIDField()
+    attempt = models.IntegerField()
+    at = models.DateTimeField()
+    level = models.CharField(max_length=10)
+    message = models.TextField()
+
+    class Meta:
+        default_permissions = ()
+        indexes = [models.Index(name="jobs_logline_job", fields=["job_id", "id"])]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class JobArtifact(models.Model):
+    """A file that the completing attempt produced; written with the completion, or not at all."""
+
+    id = models.BigAutoField(primary_key=True)
+    job_id = models.UUIDField()
+    name = models.CharField(max_length=200)
+    media_type = models.CharField(max_length=100)
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+    file = models.CharField(max_length=500)
+    token = models.UUIDField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(name="jobs_artifact_once", fields=["job_id", "name"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Upload(models.Model):
+    """A file that an owner gave for jobs to read."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    name = models.CharField(max_length=255)
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+    file = models.CharField(max_length=500)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.name

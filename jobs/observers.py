@@ -1,0 +1,48 @@
+"""Subscribers of the app's facts: the log, and the status copies in Redis."""
+
+from __future__ import annotations
+
+import logging
+
+from jobs import events, status
+from jobs.states import JobState
+
+log = logging.getLogger("jobs")
+
+
+def keep_status(fact: events.Fact) -> None:
+    """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
+    if isinstance(fact, events.Submitting):
+        status.reserve(fact.job_ids, fact.ticket)
+    elif isinstance(fact, events.Submitted):
+        status.fill(fact.views, fact.ticket, wake=True)
+    elif isinstance(fact, events.Transitioned):
+        waiting = any(view.state is JobState.PENDING for view in fact.views)
+        status.update(fact.views, wake=waiting)
+    elif isinstance(fact, events.Progressed):
+        status.update(fact.views)
+
+
+def keep_log(fact: events.Fact) -> None:
+    """One line per transition, with the ids that every other record of it carries."""
+    if isinstance(fact, events.Fenced):
+        log.warning(
+            "fenced job=%s event=%s token=%s worker=%s",
+            fact.job_id, fact.event, fact.token, fact.worker,
+        )  # fmt: skip
+    elif isinstance(fact, events.Submitted):
+        for view in fact.views:
+            log.info("submit job=%s handler=%s queue=%s", view.job_id, view.handler, view.queue)
+    elif isinstance(fact, events.Transitioned):
+        for view in fact.views:
+            log.info(
+                "%s job=%s handler=%s state=%s version=%d attempt=%d reason=%s",
+                fact.event, view.job_id, view.handler, view.state, view.version, view.attempt,
+                view.reason,
+            )  # fmt: skip
+
+
+def subscribe_all() -> None:
+    """Connect the app's own observers."""
+    events.subscribe(keep_log)
+    events.subscribe(keep_status)

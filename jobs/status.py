@@ -1,0 +1,263 @@
+"""The reader's copy of job status in Redis. Never the truth, and never backwards.
+
+A key holds one of two things: ``lease:<token>`` while one reader is allowed to fill it, or
+``<version>.<progress>:<owner>:<body>``. The rules, all kept in one Lua script per write:
+
+* A *fill* (after a miss, or at birth) succeeds only while the key still holds the filler's own
+  lease. If the lease was evicted, replaced or overwritten, what was read may be old: nothing is
+  written.
+* An *update* after a commit replaces a lower rank, leaves an equal or higher one, and deletes a
+  foreign lease, whose holder may have read the row before this commit. It never creates a key: a
+  late writer cannot know what was seen and evicted since. The exception is a state that no edge
+  leaves, of which no newer version can exist.
+
+Together: whatever is evicted, flushed, late or twice, no reader is shown a rank below one that an
+earlier reader was shown from here. See docs/explanation/status.md for the cases.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+import redis
+
+from jobs import cache, conf
+from jobs.values import StatusView
+
+_FILL = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+_UPDATE = """
+local current = redis.call('GET', KEYS[1])
+if current and string.sub(current, 1, 6) == 'lease:' and ARGV[5] ~= '1' then
+  redis.call('DEL', KEYS[1])
+elseif current and string.sub(current, 1, 6) ~= 'lease:' then
+  local version, seq = string.match(current, '^(%d+)%.(%d+):')
+  if not version or tonumber(version) < tonumber(ARGV[1])
+    or (tonumber(version) == tonumber(ARGV[1]) and tonumber(seq) < tonumber(ARGV[2])) then
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  end
+elseif ARGV[5] == '1' then
+  redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+end
+redis.call('PUBLISH', KEYS[2], ARGV[1] .. '.' .. ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One cached status: enough to check the owner and answer without looking at the body."""
+
+    version: int
+    progress_seq: int
+    owner_id: int | None
+    body: bytes
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return (self.version, self.progress_seq)
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.version}.{self.progress_seq}"'
+
+
+def render(view: StatusView) -> Copy:
+    """The bytes that every reader gets, whether they come from Redis or from the database."""
+    base = f"{conf.get().api_prefix}jobs/{view.job_id}/"
+    links = {"self": base}
+    if view.has_result:
+        links["result"] = base + "result/"
+    body = {
+        "id": str(view.job_id),
+        "handler": view.handler,
+        "queue": view.queue,
+        "state": view.state,
+        "version": view.version,
+        "attempt": view.attempt,
+        "failed_attempts": view.failed_attempts,
+        "lost_attempts": view.lost_attempts,
+        "max_attempts": view.max_attempts,
+        "progress": {"fraction": view.progress.fraction, "message": view.progress.message},
+        "reason": view.reason,
+        "cancel_requested": view.cancel_requested,
+        "submitted_at": _iso(view.submitted_at),
+        "due_at": _iso(view.due_at),
+        "started_at": _iso(view.started_at),
+        "finished_at": _iso(view.finished_at),
+        "has_result": view.has_result,
+        "result": view.result,
+        "links": links,
+    }
+    text = json.dumps(body, separators=(",", ":"))
+    return Copy(view.version, view.progress_seq, view.owner_id, text.encode())
+
+
+def read(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
+    """The copies that Redis has, in one round trip; missing or broken ones are left out."""
+    if not job_ids:
+        return {}
+    values = cache.ask(lambda r: r.mget([_key(job_id) for job_id in job_ids]))
+    if values is None:
+        return {}
+    found = (
+        (job_id, _parsed(job_id, value)) for job_id, value in zip(job_ids, values, strict=True)
+    )
+    return {job_id: copy for job_id, copy in found if copy is not None}
+
+
+def reserve(job_ids: Iterable[UUID], token: str) -> None:
+    """Ask for the right to fill missing keys; whoever holds a key's lease already keeps it."""
+    life = round(conf.get().status_fill_seconds * 1000)
+
+    def question(r: redis.Redis) -> None:
+        with r.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.set(_key(job_id), f"lease:{token}", nx=True, px=life)
+            pipe.execute()
+
+    cache.ask(question)
+
+
+def fill(views: Iterable[StatusView], token: str, *, wake: bool = False) -> None:
+    """Write copies under leases taken with ``reserve``, before the views were read.
+
+    With ``wake``, ring the relay in the same round trip.
+    """
+    arguments = [
+        (_key(view.job_id), f"lease:{token}".encode(), _value(view), _life(view)) for view in views
+    ]
+
+    def question(r: redis.Redis) -> None:
+        with r.pipeline(transaction=False) as pipe:
+            if wake:
+                pipe.publish(wake_channel(), b"1")
+            for key, lease, value, life in arguments:
+                pipe.eval(_FILL, 1, key, lease, value, life)
+            pipe.execute()
+
+    if arguments or wake:
+        cache.ask(question)
+
+
+def update(views: Iterable[StatusView], *, wake: bool = False) -> None:
+    """Carry committed views to readers; with ``wake``, ring the relay in the same round trip."""
+    arguments: list[tuple[tuple[str, str], tuple[bytes | int, ...]]] = [
+        (
+            (_key(view.job_id), _channel(view.job_id)),
+            (*view.rank, _value(view), _life(view), int(view.is_immutable)),
+        )
+        for view in views
+    ]
+
+    def question(r: redis.Redis) -> None:
+        with r.pipeline(transaction=False) as pipe:
+            if wake:
+                pipe.publish(wake_channel(), b"1")
+            for keys, rest in arguments:
+                pipe.eval(_UPDATE, 2, *keys, *rest)
+            pipe.execute()
+
+    if arguments or wake:
+        cache.ask(question)
+
+
+def new_token() -> str:
+    """A lease token that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def wake_channel() -> str:
+    """Where a submit tells the relay that there is something to publish."""
+    return f"{conf.get().cache_prefix}:wake"
+
+
+class Watch:
+    """Waits for news of one job. Open it before looking, so that no news falls in between."""
+
+    def __init__(self, job_id: UUID) -> None:
+        self._job_id = job_id
+        self._client: redis.Redis | None = None
+        self._pubsub: Any = None
+
+    def __enter__(self) -> Self:
+        def question(_: redis.Redis) -> Any:
+            self._client = cache.waiting_client(conf.get().cache_timeout_seconds)
+            return cache.subscribed(self._client, _channel(self._job_id))
+
+        self._pubsub = cache.ask(question)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def wait(self, seconds: float) -> bool:
+        """True on news, False when time is up. None of both can be told without Redis: False."""
+        if self._pubsub is None:
+            return False
+        pubsub = self._pubsub
+        message = cache.ask(lambda _: pubsub.get_message(timeout=seconds))
+        return message is not None
+
+    @property
+    def works(self) -> bool:
+        """Whether ``wait`` really waits; without Redis the caller must pace itself."""
+        return self._pubsub is not None and not cache.breaker.is_open()
+
+
+def _key(job_id: UUID) -> str:
+    return f"{conf.get().cache_prefix}:s:{job_id}"
+
+
+def _channel(job_id: UUID) -> str:
+    return f"{conf.get().cache_prefix}:c:{job_id}"
+
+
+def _value(view: StatusView) -> bytes:
+    copy = render(view)
+    owner = "" if copy.owner_id is None else str(copy.owner_id)
+    head = f"{copy.version}.{copy.progress_seq}:{owner}:{view.job_id}:"
+    return head.encode() + copy.body
+
+
+def _parsed(job_id: UUID, value: Any) -> Copy | None:
+    if not isinstance(value, bytes) or value.startswith(b"lease:"):
+        return None
+    try:
+        rank, owner, name, body = value.split(b":", 3)
+        version, seq = rank.split(b".")
+        if name.decode() != str(job_id) or not body.startswith(b"{"):
+            return None
+        return Copy(int(version), int(seq), int(owner) if owner else None, body)
+    except ValueError:
+        return None
+
+
+def _life(view: StatusView) -> int:
+    settings = conf.get()
+    seconds = settings.status_ttl_seconds
+    if view.is_immutable:
+        seconds = settings.status_final_ttl_seconds
+    # A little early and at random, so that copies made together do not expire together.
+    return round(seconds * 1000 * random.uniform(0.9, 1.0))
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def bodies(copies: Mapping[UUID, Copy], order: Sequence[UUID]) -> bytes:
+    """A JSON array of the copies' bodies, in ``order``, without parsing any of them."""
+    return b"[" + b",".join(copies[i].body for i in order if i in copies) + b"]"
