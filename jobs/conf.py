@@ -71,6 +71,7 @@ class JobsSettings(BaseModel):
     cache_url: str = ""
     """Redis for status copies and wake-ups, ``redis://host:port/db``. Empty: no cache."""
     cache_prefix: str = Field("jobs", min_length=1, max_length=40)
+    """First part of every key and channel of this app in Redis."""
     cache_timeout_seconds: Seconds = 0.2
     """Bound on one Redis call. A slower Redis counts as absent."""
     cache_retry_seconds: Seconds = 1.0

@@ -16,15 +16,14 @@ from celery.worker.consumer import Consumer
 class QuietConsumer(Consumer):
     """The stock consumer with fewer steps."""
 
-    class Blueprint(Consumer.Blueprint):
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc,valid-type] # celery-types has no Blueprint
         default_steps = [
             step
             for step in Consumer.Blueprint.default_steps
             if not str(step).endswith(":DelayedDelivery")
         ]
 
-    def __init__(
-        self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
-        super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
+        kwargs["worker_options"] = {**(kwargs.get("worker_options") or {}), **quiet}
+        super().__init__(*args, **kwargs)

@@ -42,9 +42,6 @@ class Executor:
             raise RuntimeError("handlers never run inside a transaction")
         # A connection that is kept across messages is asked before use whether it still lives.
         close_old_connections()
-        if drain.seconds_since_stop() is not None:
-            # Taking a job now would only hand it back; the reconciler or the broker rings again.
-            return []
         attempts = lifecycle.claim(doorbells, worker=self.worker, handlers=registry.names())
         runs = [Run(attempt, _timeout_seconds(attempt)) for attempt in attempts]
         self._beating().hold(runs)

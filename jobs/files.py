@@ -96,10 +96,17 @@ def resolve_path(path: str) -> Path:
     The reason never says whether a file outside the roots exists.
     """
     real = Path(path).resolve() if "\x00" not in path else Path("/")
-    inside = any(real.is_relative_to(root.resolve()) for root in conf.get().data_roots)
-    if not inside or not real.is_file():
+    if not is_below_data_roots(path) or not real.is_file():
         raise PermanentFailure(f"there is no readable file {path!r} below the allowed data roots")
     return real
+
+
+def is_below_data_roots(path: str) -> bool:
+    """Whether ``path`` lies below a data root, links followed; says nothing of existence."""
+    if "\x00" in path:
+        return False
+    real = Path(path).resolve()
+    return any(real.is_relative_to(root.resolve()) for root in conf.get().data_roots)
 
 
 def media_type_of(name: str) -> str:

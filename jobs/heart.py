@@ -109,7 +109,12 @@ class Heart:
         lifecycle.finish([self._verdict(run.claimed, reason)], worker=self._worker)
         with self._changed:
             self._runs.pop(run.token, None)
+            waiting = [other for other in self._runs.values() if other.began_at is None]
         if self._may_end_process:
+            release = JobReleased("a neighbour's process had to be ended")
+            lifecycle.finish(
+                [default_verdict(other.claimed, release) for other in waiting], worker=self._worker
+            )
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import Q
 from django_fsm import can_proceed
 
 from jobs import conf, events, jsontext, policy, registry, sql, transactions
@@ -34,7 +35,7 @@ from jobs.errors import (
 )
 from jobs.models import AuditEntry, Job, JobArtifact, JobLogLine, new_job_id
 from jobs.querysets import VIEW_COLUMNS, view_of_row
-from jobs.states import FINAL, ActorKind, JobEvent, JobState
+from jobs.states import ACTIVE, FINAL, ActorKind, JobEvent, JobState
 from jobs.values import (
     SYSTEM,
     Accepted,
@@ -139,39 +140,58 @@ def _check_row(row: dict[str, Any], index: int) -> None:
 
 
 def _answers(rows: list[dict[str, Any]], created: dict[UUID, StatusView]) -> list[Accepted]:
-    answers: list[Accepted | None] = []
-    for row in rows:
+    left_out = [row for row in rows if UUID(row["id"]) not in created]
+    standing = _Standing(left_out) if left_out else None
+    answers = []
+    for index, row in enumerate(rows):
         view = created.get(UUID(row["id"]))
-        answers.append(None if view is None else Accepted(view.job_id, view.state, 1, created=True))
-    for index, answer in enumerate(answers):
-        if answer is None:
-            answers[index] = _existing(rows[index], index)
-    return [answer for answer in answers if answer is not None]
+        if view is not None:
+            answers.append(Accepted(view.job_id, view.state, view.version, created=True))
+        elif standing is not None:
+            answers.append(standing.instead_of(row, index))
+    return answers
 
 
-def _existing(row: dict[str, Any], index: int) -> Accepted:
-    """The job that stands where ``row`` could not be inserted."""
-    fields = ("id", "state", "version", "fingerprint")
-    candidates = Job.objects.filter(id=row["id"])
-    if row["idempotency_key"] is not None:
-        candidates |= Job.objects.filter(
-            owner_id=row["owner_id"], idempotency_key=row["idempotency_key"]
+class _Standing:
+    """The jobs that stand where rows could not be inserted, read in at most three queries."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._by_id = self._read(Q(id__in=[row["id"] for row in rows]), "id")
+        keyed = [row for row in rows if row["idempotency_key"] is not None]
+        owners = Q(owner_id__in={row["owner_id"] for row in keyed} - {None})
+        if any(row["owner_id"] is None for row in keyed):
+            owners |= Q(owner_id=None)
+        keys = Q(idempotency_key__in={row["idempotency_key"] for row in keyed})
+        self._by_key = self._read(owners & keys, "owner_id", "idempotency_key") if keyed else {}
+        unique = [row for row in rows if row["unique_key"] is not None]
+        active = Q(
+            handler__in={row["handler"] for row in unique},
+            unique_key__in={row["unique_key"] for row in unique},
+            state__in=list(ACTIVE),
         )
-    if row["unique_key"] is not None:
-        candidates |= Job.objects.filter(
-            handler=row["handler"],
-            unique_key=row["unique_key"],
-            state__in=[JobState.PENDING, JobState.RUNNING],
-        )
-    found = candidates.order_by("-id").values_list(*fields, "idempotency_key").first()
-    if found is None:
-        # The unique key's holder finished between our insert and this look: the whole verb again.
-        raise transactions.TryAgain("the job with this unique key has just ended")
-    job_id, state, version, fingerprint, key = found
-    if key is not None and key == row["idempotency_key"] and fingerprint != row["fingerprint"]:
-        text = f"key {key!r} was used before with another request"
-        raise IdempotencyConflict([FieldProblem("idempotency_key", text, "conflict", index)])
-    return Accepted(job_id, JobState(state), version, str(job_id) == row["id"])
+        self._by_unique_key = self._read(active, "handler", "unique_key") if unique else {}
+
+    @staticmethod
+    def _read(condition: Q, *key: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+        fields = ("id", "state", "version", "fingerprint")
+        rows = Job.objects.filter(condition).values_list(*key, *fields)
+        return {row[: len(key)]: row[len(key) :] for row in rows}
+
+    def instead_of(self, row: dict[str, Any], index: int) -> Accepted:
+        """The answer to ``row``. Raises IdempotencyConflict if its key stands for another wish."""
+        found = self._by_id.get((UUID(row["id"]),))
+        if found is not None:
+            # Our own insert, whose commit succeeded although its answer was lost.
+            return Accepted(found[0], JobState(found[1]), found[2], created=True)
+        found = self._by_key.get((row["owner_id"], row["idempotency_key"]))
+        if found is not None and found[3] != row["fingerprint"]:
+            text = f"key {row['idempotency_key']!r} was used before with another request"
+            raise IdempotencyConflict([FieldProblem("idempotency_key", text, "conflict", index)])
+        found = found or self._by_unique_key.get((row["handler"], row["unique_key"]))
+        if found is None:
+            # The unique key's holder ended between our insert and this look.
+            raise transactions.TryAgain("the job with this unique key has just ended")
+        return Accepted(found[0], JobState(found[1]), found[2], created=False)
 
 
 # ----------------------------------------------------------------------------------------- claim

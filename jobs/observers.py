@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 
 from jobs import events, status
-from jobs.states import JobState
+from jobs.states import JobEvent, JobState
 
 log = logging.getLogger("jobs")
+
+#: A larger submit leaves its copies to the first reader of each: most are never watched one by one.
+COPIES_AT_BIRTH = 1000
+#: A larger set of jobs is one log line with a count.
+LINES_AT_ONCE = 20
 
 
 def keep_status(fact: events.Fact) -> None:
     """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
     if isinstance(fact, events.Submitting):
-        status.reserve(fact.job_ids, fact.ticket)
+        if len(fact.job_ids) <= COPIES_AT_BIRTH:
+            status.reserve(fact.job_ids, fact.ticket)
     elif isinstance(fact, events.Submitted):
-        status.fill(fact.views, fact.ticket, wake=True)
+        copied = fact.views if len(fact.views) <= COPIES_AT_BIRTH else ()
+        status.fill(copied, fact.ticket, wake=True)
     elif isinstance(fact, events.Transitioned):
         waiting = any(view.state is JobState.PENDING for view in fact.views)
         status.update(fact.views, wake=waiting)
@@ -30,6 +37,12 @@ def keep_log(fact: events.Fact) -> None:
             "fenced job=%s event=%s token=%s worker=%s",
             fact.job_id, fact.event, fact.token, fact.worker,
         )  # fmt: skip
+    elif (
+        isinstance(fact, events.Submitted | events.Transitioned) and len(fact.views) > LINES_AT_ONCE
+    ):
+        event = fact.event if isinstance(fact, events.Transitioned) else JobEvent.SUBMIT
+        first, last = fact.views[0].job_id, fact.views[-1].job_id
+        log.info("%s %d jobs, %s to %s", event, len(fact.views), first, last)
     elif isinstance(fact, events.Submitted):
         for view in fact.views:
             log.info("submit job=%s handler=%s queue=%s", view.job_id, view.handler, view.queue)

@@ -22,8 +22,9 @@ from jobs.values import Backoff
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: ``(validated payload, owner id)``; raises ValueError to refuse a submit that types cannot judge.
-Check = Callable[[Any, int | None], None]
+#: ``(validated payload, owner id)`` -> what is wrong, by dotted payload field; for a submit that
+#: types alone cannot judge, such as an upload that is not the owner's.
+Check = Callable[[Any, int | None], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,14 @@ class Handler:
     ) -> dict[str, Any]:
         """The payload as JSON, as given: defaults stay the function's. Raises InvalidPayload."""
         model = self._parsed(payload, index)
-        if self.check is not None:
-            try:
-                self.check(model, owner_id)
-            except ValueError as error:
-                raise InvalidPayload(
-                    [FieldProblem("payload", str(error), "refused", index)]
-                ) from error
+        wrong = self.check(model, owner_id) if self.check is not None else {}
+        if wrong:
+            raise InvalidPayload(
+                [
+                    FieldProblem(f"payload.{field}", text, "refused", index)
+                    for field, text in wrong.items()
+                ]
+            )
         dumped: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
         return dumped
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from functools import cache
 from typing import Any
 
 from celery import shared_task, signals
+from celery.exceptions import Reject
 
 from jobs import doorbells, drain
 from jobs.executor import Executor
@@ -33,12 +35,18 @@ def ring(body: Any) -> None:
     except ValueError as error:
         log.error("doorbell dropped: %s", error)
         return
+    if drain.seconds_since_stop() is not None:
+        # Taking a job now would only hand it back: another worker shall hear this doorbell.
+        raise Reject("worker is stopping", requeue=True)
     _executor(os.getpid()).answer(bells)
 
 
 @cache
 def _executor(pid: int) -> Executor:
-    return Executor(name_of_this_process(), may_end_process=pid in _prefork_children)
+    if pid in _prefork_children:
+        name = f"{socket.gethostname()}:{os.getppid()}/{pid}"
+        return Executor(name, may_end_process=True)
+    return Executor(name_of_this_process())
 
 
 @signals.worker_process_init.connect

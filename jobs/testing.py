@@ -197,7 +197,17 @@ def gate(name: str) -> Gate:
 
 
 Action = Literal[
-    "ok", "progress", "fail", "permanent", "later", "exit", "kill", "sleep", "wait", "ignore", "hang"
+    "ok",
+    "progress",
+    "fail",
+    "permanent",
+    "later",
+    "exit",
+    "kill",
+    "sleep",
+    "wait",
+    "ignore",
+    "hang",
 ]
 
 

@@ -26,12 +26,10 @@ class TryAgain(Exception):
 def run(work: Callable[[], T]) -> T:
     """Run ``work`` in a transaction; retry it whole on a lost connection or a deadlock.
 
-    Inside a caller's ``atomic()`` it runs once, as a savepoint: only the owner of the outer
-    transaction can repeat it. Raises what the last try raised.
+    Inside a caller's ``atomic()`` it is a savepoint, and only the owner of the outer transaction
+    can repeat what the database broke off. Raises what the last try raised.
     """
-    if connection.in_atomic_block:
-        with transaction.atomic():
-            return work()
+    nested = connection.in_atomic_block
     for count in range(1, TRIES):
         try:
             with transaction.atomic():
@@ -39,7 +37,7 @@ def run(work: Callable[[], T]) -> T:
         except TryAgain:
             continue
         except (OperationalError, InterfaceError) as error:
-            if not _worth_a_retry(error):
+            if nested or not _worth_a_retry(error):
                 raise
             log.warning("database said %s; try %d of %d follows", error, count + 1, TRIES)
             connection.close()

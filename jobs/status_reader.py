@@ -1,0 +1,191 @@
+"""Status for every reader (API, admin, streams): from Redis, else from PostgreSQL, never backwards.
+
+One place decides when the copy is good enough, asks for the right to refill it before reading the
+row, and lets simultaneous misses of one job share one query.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from jobs import conf, status
+from jobs.querysets import read_views
+from jobs.states import FINAL, JobState
+from jobs.status import Copy
+
+Rank = tuple[int, int]
+
+#: Below any rank that a job can have.
+NOTHING_SEEN: Rank = (0, 0)
+
+#: Longest time that a reader relies on another reader's query before it asks for itself.
+_PATIENCE_SECONDS = 2.0
+#: Longest wait for news before looking again: bounds the harm of news that was lost on its way.
+_LOOK_AGAIN_SECONDS = 2.0
+#: Pace of looking when Redis cannot tell news.
+_PACE_SECONDS = 0.5
+
+
+def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
+    """The job's status, or None for an unknown id. No SQL while Redis has a copy.
+
+    ``at_least`` is what the reader has seen before: a copy below it is not shown, the row is read
+    instead, and the copy is brought forward.
+    """
+    copy = status.read([job_id]).get(job_id)
+    if copy is not None and copy.rank >= at_least:
+        return copy
+    if copy is not None:
+        return _from_row(job_id, behind=True)
+    copy = _flights.board(job_id)
+    if copy is not None and copy.rank < at_least:
+        return _from_row(job_id, behind=True)
+    return copy
+
+
+def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
+    """What is known of these jobs: one Redis round trip for the copies, one query for the rest."""
+    copies = status.read(job_ids)
+    missing = [job_id for job_id in job_ids if job_id not in copies]
+    if missing:
+        copies |= _from_rows(missing)
+    return copies
+
+
+def wait(job_id: UUID, rank: Rank, seconds: float) -> Copy | None:
+    """The status as soon as its rank is another than ``rank``, or whatever it is after ``seconds``.
+
+    Answers at once when the job has ended, or when this process has no slot for another waiter.
+    """
+    with _slot() as free:
+        if not free:
+            return one(job_id, at_least=rank)
+        with status.Watch(job_id) as watch:
+            return _watched(watch, job_id, rank, time.monotonic() + seconds)
+
+
+def is_final(copy: Copy) -> bool:
+    """Whether the job had ended when this copy was made."""
+    return JobState(json.loads(copy.body)["state"]) in FINAL
+
+
+def _watched(watch: status.Watch, job_id: UUID, rank: Rank, until: float) -> Copy | None:
+    copy = one(job_id, at_least=rank)
+    while copy is not None and copy.rank == rank and not is_final(copy):
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        if watch.works:
+            watch.wait(min(left, _LOOK_AGAIN_SECONDS))
+        else:
+            time.sleep(min(left, _PACE_SECONDS))
+        copy = one(job_id, at_least=rank)
+    return copy
+
+
+def _from_rows(job_ids: Sequence[UUID], *, behind: bool = False) -> dict[UUID, Copy]:
+    token = status.new_token()
+    # Before the read: a lease taken afterwards would let an old row overwrite a newer copy.
+    status.reserve(job_ids, token)
+    views = read_views(job_ids, conf.get().inline_result_limit_bytes)
+    if behind:
+        status.update(views)
+    else:
+        status.fill(views, token)
+    return {view.job_id: status.render(view) for view in views}
+
+
+def _from_row(job_id: UUID, *, behind: bool = False) -> Copy | None:
+    return _from_rows([job_id], behind=behind).get(job_id)
+
+
+class _Flight:
+    def __init__(self, earlier: _Flight | None) -> None:
+        self.earlier = earlier
+        self.landed = threading.Event()
+        self.copy: Copy | None = None
+        self.error: BaseException | None = None
+
+
+class _Flights:
+    """Lets the readers that miss the same job at the same time share one query.
+
+    Nobody joins a query that has begun: what it sees may be older than what another reader was
+    shown since. Late comers share the next one, which begins when the present one has ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._boarding: dict[UUID, _Flight] = {}
+        self._flying: dict[UUID, _Flight] = {}
+
+    def board(self, job_id: UUID) -> Copy | None:
+        with self._lock:
+            flight = self._boarding.get(job_id)
+            first = flight is None
+            if flight is None:
+                flight = _Flight(self._flying.get(job_id))
+                self._boarding[job_id] = flight
+        if first:
+            self._fly(job_id, flight)
+        elif not flight.landed.wait(_PATIENCE_SECONDS):
+            return _from_row(job_id)
+        if flight.error is not None:
+            raise flight.error
+        return flight.copy
+
+    def _fly(self, job_id: UUID, flight: _Flight) -> None:
+        earlier, flight.earlier = flight.earlier, None
+        if earlier is not None:
+            earlier.landed.wait(_PATIENCE_SECONDS)
+        with self._lock:
+            del self._boarding[job_id]
+            self._flying[job_id] = flight
+        try:
+            # The earlier query has usually refilled the copy.
+            copy = status.read([job_id]).get(job_id) if earlier is not None else None
+            flight.copy = copy or _from_row(job_id)
+        except BaseException as error:
+            flight.error = error
+            raise
+        finally:
+            with self._lock:
+                if self._flying.get(job_id) is flight:
+                    del self._flying[job_id]
+            flight.landed.set()
+
+
+class _Slots:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, most: int) -> bool:
+        with self._lock:
+            if self._taken >= most:
+                return False
+            self._taken += 1
+            return True
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._taken -= 1
+
+
+@contextmanager
+def _slot() -> Iterator[bool]:
+    taken = _slots.take(conf.get().wait_slots)
+    try:
+        yield taken
+    finally:
+        if taken:
+            _slots.give_back()
+
+
+_flights = _Flights()
+_slots = _Slots()
