@@ -1,0 +1,1 @@
+"""The benchmark: private services on loopback, real processes, medians and spread."""
