@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from kombu import Connection
+
+from jobs import topology
 
 
 class QuietConsumer(Consumer):
@@ -27,3 +30,9 @@ class QuietConsumer(Consumer):
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         kwargs["worker_options"] = {**(kwargs.get("worker_options") or {}), **quiet}
         super().__init__(*args, **kwargs)
+
+    def connect(self) -> Connection:
+        """Connect, and have the queues before consuming from them, also on an emptied broker."""
+        broker = super().connect()
+        topology.ensure(broker)
+        return broker

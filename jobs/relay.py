@@ -166,7 +166,7 @@ class Publisher:
             )
             self._connection = broker
             broker.connect()
-            topology.declare(broker)
+            topology.ensure(broker)
             channel = broker.channel()
             if hasattr(channel, "confirm_select"):
                 channel.confirm_select()

@@ -8,17 +8,23 @@ because a live queue refuses other arguments.
 
 from __future__ import annotations
 
+import socket
+
+from celery import current_app
 from kombu import Connection, Exchange, Queue
 
 from jobs import conf
 
+#: AMQP's reply code when a user lacks a right.
+ACCESS_REFUSED = 403
+
 _DEFAULT_EXCHANGE = Exchange("", type="direct")
 
 
-def queues() -> list[Queue]:
+def queues(*, no_declare: bool = False) -> list[Queue]:
     """The work queues, for Celery's ``task_queues``."""
     settings = conf.get()
-    return [_queue(name, settings) for name in settings.queues]
+    return [_queue(name, settings, no_declare=no_declare) for name in settings.queues]
 
 
 def dead_letter_queue() -> Queue:
@@ -45,12 +51,39 @@ def declare(broker: Connection) -> list[str]:
     return declared
 
 
-def _queue(name: str, settings: conf.JobsSettings) -> Queue:
+def is_reachable(seconds: float) -> bool:
+    """Whether something accepts connections where the broker should be. Never raises.
+
+    No more than that: a login would need the broker's rights and could take its time.
+    """
+    broker = current_app.connection_for_write()
+    port = broker.port or broker.get_transport_cls().default_port
+    try:
+        with socket.create_connection((broker.hostname, port), timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def ensure(broker: Connection) -> None:
+    """Declare, or with a user that may not, rely on what ``jobs_topology`` declared.
+
+    Raises as ``declare``, apart from a refusal of the right to declare.
+    """
+    try:
+        declare(broker)
+    except broker.channel_errors as error:
+        if getattr(error, "reply_code", None) != ACCESS_REFUSED:
+            raise
+
+
+def _queue(name: str, settings: conf.JobsSettings, *, no_declare: bool) -> Queue:
     return Queue(
         name,
         exchange=_DEFAULT_EXCHANGE,
         routing_key=name,
         durable=True,
+        no_declare=no_declare,
         queue_arguments={
             "x-queue-type": "quorum",
             "x-delivery-limit": settings.delivery_limit,

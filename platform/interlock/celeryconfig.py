@@ -30,7 +30,7 @@ accept_content = ["json"]
 result_accept_content = ["json"]
 task_send_sent_event = False
 
-task_queues = topology.queues()
+task_queues = topology.queues(no_declare=env.broker_is_amqp)
 task_default_queue = conf.get().default_queue
 task_default_queue_type = "quorum"
 task_create_missing_queue_type = "quorum"

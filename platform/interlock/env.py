@@ -13,7 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Env(BaseSettings):
     """What a deployment sets. A missing or impossible value stops the process with its name."""
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix="INTERLOCK_", extra="ignore")
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix="INTERLOCK_", extra="ignore", env_ignore_empty=True
+    )
 
     database_url: str = Field(alias="DATABASE_URL")
     """``postgres://user:password@host:port/name``. The truth."""
@@ -33,6 +35,8 @@ class Env(BaseSettings):
     """Behind TLS: secure cookies, HSTS, redirect to https, and trust X-Forwarded-Proto."""
     data_dir: Path = Path("data")
     """Where uploads and artifacts live; api and workers share it."""
+    static_root: Path | None = None
+    """Where ``collectstatic`` puts the admin's files. Default: ``static`` in the data directory."""
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories whose files a payload may name, separated like PATH."""
     jobs: dict[str, Any] = {}

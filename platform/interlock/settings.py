@@ -6,6 +6,7 @@ from typing import Any
 
 import dj_database_url
 
+from interlock import sidebar
 from interlock.env import env
 
 SECRET_KEY = env.secret_key
@@ -14,6 +15,7 @@ ALLOWED_HOSTS = list(env.allowed_hosts)
 CSRF_TRUSTED_ORIGINS = list(env.csrf_trusted_origins)
 
 INSTALLED_APPS = [
+    "interlock",
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -24,6 +26,7 @@ INSTALLED_APPS = [
     "django_fsm",
     "rest_framework",
     "drf_spectacular",
+    "drf_spectacular_sidecar",
     "jobs",
 ]
 
@@ -74,7 +77,7 @@ USE_I18N = True
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATIC_ROOT = env.data_dir / "static"
+STATIC_ROOT = env.static_root or env.data_dir / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 STORAGES = {
@@ -96,6 +99,8 @@ SECURE_REDIRECT_EXEMPT = [r"^health/"]
 SECURE_HSTS_SECONDS = 31_536_000 if env.secure else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.secure else None
 X_FRAME_OPTIONS = "DENY"
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 
 JOBS: dict[str, Any] = {
     "cache_url": env.cache_url,
@@ -125,17 +130,19 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "jobs.states.JobState",
+        "JobEvent": "jobs.states.JobEvent",
+        "ActorKind": "jobs.states.ActorKind",
+    },
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
 }
 
-UNFOLD: dict[str, Any] = {
-    "SITE_TITLE": "Interlock",
-    "SITE_HEADER": "Interlock",
-    "SITE_SUBHEADER": "Jobs you can trust",
-    "SITE_SYMBOL": "lock",
-    "SHOW_HISTORY": False,
-}
+UNFOLD: dict[str, Any] = sidebar.UNFOLD
 
 LOGGING: dict[str, Any] = {
     "version": 1,
