@@ -43,7 +43,9 @@ if current and string.sub(current, 1, 6) == 'lease:' and ARGV[5] ~= '1' then
   redis.call('DEL', KEYS[1])
 elseif current and string.sub(current, 1, 6) ~= 'lease:' then
   local version, seq = string.match(current, '^(%d+)%.(%d+):')
-  if not version or tonumber(version) < tonumber(ARGV[1])
+  if not version then
+    redis.call('DEL', KEYS[1])
+  elseif tonumber(version) < tonumber(ARGV[1])
     or (tonumber(version) == tonumber(ARGV[1]) and tonumber(seq) < tonumber(ARGV[2])) then
     redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
   end
