@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
+#: Deep enough for data, far below where Python's, pydantic's and PostgreSQL's recursions end.
+DEPTH_LIMIT = 100
+
 
 def dumps(value: Any) -> str:
     """``value`` as JSON. Raises ValueError for NaN, NUL, lone surrogates or too deep nesting."""
     try:
         text = json.dumps(value, allow_nan=False)
-    except (TypeError, RecursionError) as error:
+    except RecursionError as error:
+        raise _too_deep() from error
+    except TypeError as error:
         raise ValueError(f"not JSON: {error}") from error
-    if "\\u" in text:
-        _refuse_unstorable(value)
+    # The walk is slow beside the C encoder; only such texts can hide what it looks for.
+    if "\\u" in text or text.count("[") + text.count("{") > DEPTH_LIMIT:
+        _refuse_unstorable(value, DEPTH_LIMIT)
     return text
 
 
-def _refuse_unstorable(value: Any) -> None:
+def _refuse_unstorable(value: Any, levels: int) -> None:
     if isinstance(value, str):
         if "\x00" in value:
             raise ValueError("text must not contain the NUL character")
@@ -25,10 +31,15 @@ def _refuse_unstorable(value: Any) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError("text must be valid Unicode without lone surrogates") from error
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_unstorable(key)
-            _refuse_unstorable(item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, dict | list | tuple):
+        if levels == 0:
+            raise _too_deep()
         for item in value:
-            _refuse_unstorable(item)
+            _refuse_unstorable(item, levels - 1)
+        if isinstance(value, dict):
+            for item in value.values():
+                _refuse_unstorable(item, levels - 1)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"not JSON that can be kept: it nests deeper than {DEPTH_LIMIT} levels")

@@ -152,10 +152,11 @@ def test_every_variable_is_documented() -> None:
 
 
 def test_every_celery_setting_has_its_reason() -> None:
-    tree = ast.parse(text_of(ROOT / "platform" / "interlock" / "celeryconfig.py"))
+    sources = ("jobs/celery_defaults.py", "platform/interlock/celeryconfig.py")
     names = {
         target.id
-        for node in tree.body
+        for source in sources
+        for node in ast.parse(text_of(ROOT / source)).body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
