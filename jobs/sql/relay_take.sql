@@ -2,7 +2,8 @@
 -- the partial index ends the scan at "not due yet" and a million scheduled rows cost nothing.
 -- taken_until keeps a second relay away without a transaction held open over the broker call; it
 -- lapses by itself when this relay dies. Rows are found by "not published", never by position,
--- because a slow transaction may commit a lower id later.
+-- because a slow transaction may commit a lower id later. statement_timestamp(), because a volatile
+-- clock cannot bound an index scan.
 UPDATE jobs_outboxentry AS o SET
     taken_until = clock_timestamp() + make_interval(secs => %(take_seconds)s),
     tries = o.tries + 1
@@ -14,8 +15,8 @@ WHERE o.id = ANY (ARRAY(
         FROM jobs_outboxentry AS w
         WHERE w.published_at IS NULL
             AND w.priority = urgency.priority
-            AND w.due_at <= clock_timestamp()
-            AND (w.taken_until IS NULL OR w.taken_until < clock_timestamp())
+            AND w.due_at <= statement_timestamp()
+            AND (w.taken_until IS NULL OR w.taken_until < statement_timestamp())
         ORDER BY w.due_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
