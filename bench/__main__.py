@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from bench.stage import cpu_seconds, services, workers
 
 Figures = dict[str, list[float]]
@@ -45,7 +47,7 @@ def main() -> int:
 
 
 def _measured(
-    options: argparse.Namespace, processes: dict[str, object]
+    options: argparse.Namespace, processes: dict[str, psutil.Process]
 ) -> Iterator[tuple[str, float]]:
     from bench import measures
 

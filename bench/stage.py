@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # ships no types of its own
+import psutil
 
 from interlock.local.errors import ServerMissing
 from interlock.local.provision import choose
