@@ -28,5 +28,5 @@ def decode(body: Any) -> list[Doorbell]:
         raise ValueError(f"not a doorbell of schema version {SCHEMA_VERSION}")
     try:
         return [Doorbell(UUID(job_id), int(version)) for job_id, version in body["jobs"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"malformed doorbell: {error}") from error

@@ -84,7 +84,8 @@ def _attempted(run: Run) -> Outcome:
     except Exception as error:
         _note(run, error)
         return _verdict(attempt, error)
-    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+    except BaseException as error:
+        # Whatever passed would leave the attempt unfinished and its lease renewed for ever.
         return _verdict(attempt, RuntimeError(f"the handler raised {type(error).__name__}"))
 
 

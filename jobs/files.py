@@ -18,6 +18,7 @@ from django.core.files.storage import Storage, storages
 from jobs import conf
 from jobs.errors import FieldProblem, InvalidPayload, PermanentFailure
 from jobs.models import Upload
+from jobs.policy import clipped
 from jobs.values import Artifact, Attempt
 
 _NAME = re.compile(r"[\w][\w.\- ]{0,199}")
@@ -66,8 +67,12 @@ def upload_exists(upload_id: UUID, owner_id: int | None) -> bool:
 
 def store_artifact(attempt: Attempt, name: str, content: bytes | Path, media_type: str) -> Artifact:
     """Keep a file of one attempt under the attempt's token, so that no other can overwrite it."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"artifact name {name!r}: letters, digits, space, '.', '_', '-' only")
+    if not _NAME.fullmatch(name) or len(name.encode()) > 200:
+        raise ValueError(
+            f"artifact name {name!r}: letters, digits, space, '.', '_', '-' only, 200 bytes at most"
+        )
+    if media_type != clipped(media_type, 100):
+        raise ValueError(f"media type {media_type!r}: at most 100 characters")
     limit = conf.get().artifact_limit_bytes
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if size > limit:

@@ -59,6 +59,8 @@ class Heart:
     def _loop(self) -> None:
         while True:
             with self._changed:
+                if not self._runs:
+                    connection.close()
                 while not self._runs:
                     self._changed.wait()
             time.sleep(conf.get().heartbeat_seconds)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.db.models import Q
 from django_fsm import can_proceed
 
@@ -32,6 +32,7 @@ from jobs.errors import (
     IllegalTransition,
     InvalidPayload,
     LeaseLost,
+    SubmissionError,
 )
 from jobs.models import AuditEntry, Job, JobArtifact, JobLogLine, new_job_id
 from jobs.querysets import VIEW_COLUMNS, view_of_row
@@ -62,11 +63,12 @@ def submit(
 
     Answers in the order given. A job with a known idempotency key or an active unique key is
     answered by the existing job (``created`` is False). Needs neither the broker nor Redis.
-    Raises UnknownHandler, InvalidPayload or IdempotencyConflict, each naming index and field.
+    Raises SubmissionError (UnknownHandler, InvalidPayload or IdempotencyConflict where it is only
+    that), which names the index and field of everything that is wrong.
     """
     if not submissions:
         return []
-    rows = [_row(index, submission) for index, submission in enumerate(submissions)]
+    rows = _rows(submissions)
     ticket = uuid.uuid4().hex
     if not connection.in_atomic_block:
         events.tell(events.Submitting(tuple(UUID(row["id"]) for row in rows), ticket))
@@ -83,6 +85,21 @@ def submit(
         return _answers(rows, created)
 
     return transactions.run(work)
+
+
+def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    refused: list[SubmissionError] = []
+    for index, submission in enumerate(submissions):
+        try:
+            rows.append(_row(index, submission))
+        except SubmissionError as error:
+            refused.append(error)
+    if refused:
+        kinds = {type(error) for error in refused}
+        kind = kinds.pop() if len(kinds) == 1 else SubmissionError
+        raise kind([problem for error in refused for problem in error.problems])
+    return rows
 
 
 def _row(index: int, submission: Submission) -> dict[str, Any]:
@@ -109,13 +126,16 @@ def _row(index: int, submission: Submission) -> dict[str, Any]:
         "unique_key": submission.unique_key,
         "idempotency_key": submission.idempotency_key,
         "payload": payload,
-        "max_attempts": submission.max_attempts or spec.max_attempts or settings.max_attempts,
+        "max_attempts": spec.max_attempts or settings.max_attempts
+        if submission.max_attempts is None
+        else submission.max_attempts,
         "due_at": submission.due_at.isoformat() if submission.due_at else None,
         "delay_seconds": submission.delay_seconds,
     }
     _check_row(row, index)
     if submission.idempotency_key is not None:
-        row["fingerprint"] = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+        asked = json.dumps([row, submission.request_digest], sort_keys=True)
+        row["fingerprint"] = hashlib.sha256(asked.encode()).hexdigest()
     return {"id": str(new_job_id()), **row}
 
 
@@ -132,8 +152,8 @@ def _check_row(row: dict[str, Any], index: int) -> None:
         text = "must be 0 to 366 days in seconds"
         problems.append(FieldProblem("delay_seconds", text, "out_of_range", index))
     for name in ("tenant", "unique_key", "idempotency_key"):
-        if len(row[name] or "") > 200 or "\x00" in (row[name] or ""):
-            text = "must be at most 200 characters without NUL"
+        if (row[name] or "") != policy.clipped(row[name] or "", 200):
+            text = "must be at most 200 characters of valid Unicode without NUL"
             problems.append(FieldProblem(name, text, "too_long", index))
     if problems:
         raise InvalidPayload(problems)
@@ -210,21 +230,27 @@ def claim(
     tokens = {job_id: uuid.uuid4() for job_id in versions}
     actor = Actor(ActorKind.WORKER, worker)
     lease_seconds = conf.get().lease_seconds
+    tries: list[int] = []
 
     def work() -> list[Attempt]:
-        waiting = Job.objects.due().filter(handler__in=handlers).locked(versions, "payload")
-        ours = [job for job in waiting if job.version == versions[job.id]]
+        rows = Job.objects.announced().filter(handler__in=handlers).locked(versions, "payload")
+        ours = [j for j in rows if j.state == JobState.PENDING and j.version == versions[j.id]]
         for job in ours:
             job.claim(actor, tokens[job.id], lease_seconds)
         _write(JobEvent.CLAIM, ours)
-        return [_attempt(job) for job in ours or _held_already(tokens)]
+        tries.append(len(ours))
+        return [_attempt(job) for job in (ours if len(tries) == 1 else _held(tokens))]
 
     return transactions.run(work)
 
 
-def _held_already(tokens: dict[UUID, UUID]) -> list[Job]:
-    """Claims of ours whose commit succeeded although its answer was lost."""
-    return list(Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values())))
+def _held(tokens: dict[UUID, UUID]) -> list[Job]:
+    """All claims of ours, also those of a try whose commit succeeded but whose answer was lost."""
+    return list(
+        Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values())).order_by(
+            "id"
+        )
+    )
 
 
 def _attempt(job: Job) -> Attempt:
@@ -306,7 +332,9 @@ def finish(outcomes: Sequence[Outcome], *, worker: str) -> list[Settled]:
         kept = [by_id[job_id] for job_id in written]
         _store_artifacts(o for o in kept if written[o.attempt.job_id] is JobEvent.SUCCEED)
         _store_lines((o.attempt.job_id, o.attempt.attempt, o.lines) for o in kept)
-        return [_settled(outcome, written, worker) for outcome in outcomes]
+        stale = [o.attempt for o in outcomes if o.attempt.job_id not in written]
+        recorded = _recorded(stale) if stale else {}
+        return [_settled(outcome, written, recorded, worker) for outcome in outcomes]
 
     return transactions.run(work)
 
@@ -331,16 +359,26 @@ def _apply(job: Job, outcome: Outcome, actor: Actor) -> JobEvent:
     return event
 
 
-def _settled(outcome: Outcome, written: dict[UUID, JobEvent], worker: str) -> Settled:
+def _recorded(attempts: Sequence[Attempt]) -> dict[tuple[UUID, UUID | None], JobEvent]:
+    """How these attempts were ended by their holders, where they were: by job and token."""
+    entries = AuditEntry.objects.filter(
+        job_id__in=[attempt.job_id for attempt in attempts],
+        token__in=[attempt.token for attempt in attempts],
+        actor_kind=ActorKind.WORKER,
+    ).exclude(event=JobEvent.CLAIM)
+    found = entries.values_list("job_id", "token", "event")
+    return {(job_id, token): JobEvent(event) for job_id, token, event in found}
+
+
+def _settled(
+    outcome: Outcome,
+    written: dict[UUID, JobEvent],
+    recorded: dict[tuple[UUID, UUID | None], JobEvent],
+    worker: str,
+) -> Settled:
     attempt = outcome.attempt
-    event = written.get(attempt.job_id)
+    event = written.get(attempt.job_id) or recorded.get((attempt.job_id, attempt.token))
     if event is None:
-        recorded = AuditEntry.objects.filter(
-            job_id=attempt.job_id, token=attempt.token, actor_kind=ActorKind.WORKER
-        ).exclude(event=JobEvent.CLAIM)
-        known = recorded.values_list("event", flat=True).first()
-        if known is not None:
-            return Settled(attempt.job_id, JobEvent(known), fenced=False)
         fact = events.Fenced(attempt.job_id, attempt.token, outcome.event, worker)
         events.tell_after_commit(fact)
     return Settled(attempt.job_id, event or outcome.event, fenced=event is None)
@@ -381,6 +419,7 @@ def cancel(job_ids: Collection[UUID], *, actor: Actor, reason: str = "") -> list
     A job that is already CANCELLED, or already asked, is left as it is (``event`` None). Raises
     IllegalTransition, and changes nothing, if a job has ended otherwise.
     """
+    reason = policy.clipped(reason)
 
     def step(job: Job) -> JobEvent | None:
         if job.state == JobState.RUNNING:
@@ -401,8 +440,9 @@ def reopen(job_ids: Collection[UUID], *, actor: Actor, reason: str = "") -> list
     """Give FAILED or CANCELLED jobs a new run with a fresh budget.
 
     An active job is left as it is (``event`` None). Raises IllegalTransition, and changes nothing,
-    if a job is COMPLETED: that is final for ever.
+    if a job is COMPLETED, which is final for ever, or another active job has its unique key.
     """
+    reason = policy.clipped(reason)
 
     def step(job: Job) -> JobEvent | None:
         if JobState(job.state) not in FINAL:
@@ -411,7 +451,12 @@ def reopen(job_ids: Collection[UUID], *, actor: Actor, reason: str = "") -> list
         job.reopen(actor, reason)
         return JobEvent.REOPEN
 
-    return _change(job_ids, step)
+    try:
+        return _change(job_ids, step)
+    except IntegrityError as error:
+        if "jobs_job_unique_key" not in str(error):
+            raise
+        raise IllegalTransition("another active job has the unique key of one of these") from error
 
 
 def _change(job_ids: Collection[UUID], step: Callable[[Job], JobEvent | None]) -> list[Changed]:

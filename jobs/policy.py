@@ -71,6 +71,6 @@ def described(error: BaseException) -> str:
 
 
 def clipped(text: str, limit: int = REASON_LIMIT) -> str:
-    """``text`` fit for a text column: no NUL, at most ``limit`` characters."""
-    text = text.replace("\x00", "")
+    """``text`` fit for a text column: no NUL, no lone surrogate, at most ``limit`` characters."""
+    text = text.replace("\x00", "").encode("utf-8", "replace").decode()
     return text if len(text) <= limit else text[: limit - 1] + "…"

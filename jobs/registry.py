@@ -68,7 +68,12 @@ class Handler:
                     for field, text in wrong.items()
                 ]
             )
-        dumped: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
+        try:
+            dumped: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
+        except ValueError as error:
+            raise InvalidPayload(
+                [FieldProblem("payload", str(error), "not_json", index)]
+            ) from error
         return dumped
 
     def arguments(self, payload: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -188,7 +193,11 @@ def _payload_model(name: str, function: Callable[..., Any]) -> tuple[type[BaseMo
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
-    model = create_model(f"{name}_payload", __config__=ConfigDict(extra="forbid"), **fields)
+    model = create_model(
+        f"{name}_payload",
+        __config__=ConfigDict(extra="forbid", ser_json_inf_nan="constants"),
+        **fields,
+    )
     return model, context_parameter
 
 

@@ -1,11 +1,13 @@
 """The reader's copy of job status in Redis. Never the truth, and never backwards.
 
-A key holds one of two things: ``lease:<token>`` while one reader is allowed to fill it, or
-``<version>.<progress>:<owner>:<body>``. The rules, all kept in one Lua script per write:
+A key holds one of two things: ``lease:<token>[@<bar>]`` while one reader is allowed to fill it,
+or ``<version>.<progress>:<owner>:<id>:<body>``. The rules, all kept in one Lua script per write:
 
-* A *fill* (after a miss, or at birth) succeeds only while the key still holds the filler's own
-  lease. If the lease was evicted, replaced or overwritten, what was read may be old: nothing is
-  written.
+* A *fill* (after a miss, or at birth) creates a copy only while the key still holds the filler's
+  own lease. If the lease was evicted, replaced or overwritten, what was read may be old: nothing is
+  written. A reader without the lease is about to show what it read all the same, so its fill leaves
+  that rank as a bar on the other's lease, below which the holder's fill is refused; and it replaces
+  a copy of a lower rank.
 * An *update* after a commit replaces a lower rank, leaves an equal or higher one, and deletes a
   foreign lease, whose holder may have read the row before this commit. It never creates a key: a
   late writer cannot know what was seen and evicted since. The exception is a state that no edge
@@ -32,8 +34,23 @@ from jobs import cache, conf
 from jobs.values import StatusView
 
 _FILL = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local current = redis.call('GET', KEYS[1])
+if not current then return 0 end
+local token, version, seq = string.match(current, '^lease:([^@]*)@?(%d*)%.?(%d*)$')
+if not token then version, seq = string.match(current, '^(%d+)%.(%d+):') end
+if not version then return 0 end
+local ours, theirs = tonumber(ARGV[2]), tonumber(version) or 0
+local ahead = ours - theirs
+if ahead == 0 then ahead = tonumber(ARGV[3]) - (tonumber(seq) or 0) end
+if token == ARGV[1] then
+  if ahead < 0 then return redis.call('DEL', KEYS[1]) end
+  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+elseif token and ahead > 0 then
+  local bar = 'lease:' .. token .. '@' .. ARGV[2] .. '.' .. ARGV[3]
+  redis.call('SET', KEYS[1], bar, 'KEEPTTL')
+elseif not token and ahead > 0 then
+  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+end
 return 1
 """
 
@@ -138,15 +155,16 @@ def fill(views: Iterable[StatusView], token: str, *, wake: bool = False) -> None
     With ``wake``, ring the relay in the same round trip.
     """
     arguments = [
-        (_key(view.job_id), f"lease:{token}".encode(), _value(view), _life(view)) for view in views
+        (_key(view.job_id), token, view.version, view.progress_seq, _value(view), _life(view))
+        for view in views
     ]
 
     def question(r: redis.Redis) -> None:
         with r.pipeline(transaction=False) as pipe:
             if wake:
                 pipe.publish(wake_channel(), b"1")
-            for key, lease, value, life in arguments:
-                pipe.eval(_FILL, 1, key, lease, value, life)
+            for key, *rest in arguments:
+                pipe.eval(_FILL, 1, key, *rest)
             pipe.execute()
 
     if arguments or wake:

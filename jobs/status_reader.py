@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -27,6 +28,8 @@ NOTHING_SEEN: Rank = (0, 0)
 _PATIENCE_SECONDS = 2.0
 #: Longest wait for news before looking again: bounds the harm of news that was lost on its way.
 _LOOK_AGAIN_SECONDS = 2.0
+#: Jobs whose last shown rank a process remembers, a few hundred bytes each.
+_FLOORS = 20_000
 #: Pace of looking when Redis cannot tell news.
 _PACE_SECONDS = 0.5
 
@@ -37,6 +40,7 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
     ``at_least`` is what the reader has seen before: a copy below it is not shown, the row is read
     instead, and the copy is brought forward.
     """
+    at_least = max(at_least, _floors.of(job_id))
     copy = status.read([job_id]).get(job_id)
     if copy is not None and copy.rank >= at_least:
         return copy
@@ -51,9 +55,10 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
 def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     """What is known of these jobs: one Redis round trip for the copies, one query for the rest."""
     copies = status.read(job_ids)
+    behind = [job_id for job_id, copy in copies.items() if copy.rank < _floors.of(job_id)]
     missing = [job_id for job_id in job_ids if job_id not in copies]
-    if missing:
-        copies |= _from_rows(missing)
+    if missing or behind:
+        copies |= _from_rows([*missing, *behind], behind=behind)
     return copies
 
 
@@ -88,20 +93,48 @@ def _watched(watch: status.Watch, job_id: UUID, rank: Rank, until: float) -> Cop
     return copy
 
 
-def _from_rows(job_ids: Sequence[UUID], *, behind: bool = False) -> dict[UUID, Copy]:
+def _from_rows(job_ids: Sequence[UUID], behind: Collection[UUID] = ()) -> dict[UUID, Copy]:
     token = status.new_token()
     # Before the read: a lease taken afterwards would let an old row overwrite a newer copy.
     status.reserve(job_ids, token)
     views = read_views(job_ids, conf.get().inline_result_limit_bytes)
-    if behind:
-        status.update(views)
-    else:
-        status.fill(views, token)
-    return {view.job_id: status.render(view) for view in views}
+    status.fill((view for view in views if view.job_id not in behind), token)
+    status.update(view for view in views if view.job_id in behind)
+    copies = {view.job_id: status.render(view) for view in views}
+    _floors.raise_to(copies)
+    return copies
 
 
 def _from_row(job_id: UUID, *, behind: bool = False) -> Copy | None:
-    return _from_rows([job_id], behind=behind).get(job_id)
+    return _from_rows([job_id], behind=[job_id] if behind else ()).get(job_id)
+
+
+class _Floors:
+    """What this process has lately shown from the database, below which it shows nothing.
+
+    While Redis is away, readers get rows, and news of commits is lost: once it is back, its copies
+    are older than what was shown, until they expire. Whoever meets such a copy here brings it
+    forward for everybody. Bounded in number and in time: no copy lives longer than its TTL, and no
+    late refill comes after its lease.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ranks: OrderedDict[UUID, tuple[Rank, float]] = OrderedDict()
+
+    def of(self, job_id: UUID) -> Rank:
+        rank, until = self._ranks.get(job_id, (NOTHING_SEEN, 0.0))
+        return rank if time.monotonic() < until else NOTHING_SEEN
+
+    def raise_to(self, copies: Mapping[UUID, Copy]) -> None:
+        settings = conf.get()
+        until = time.monotonic() + settings.status_ttl_seconds + settings.status_fill_seconds
+        with self._lock:
+            for job_id, copy in copies.items():
+                self._ranks[job_id] = (max(copy.rank, self.of(job_id)), until)
+                self._ranks.move_to_end(job_id)
+            while len(self._ranks) > _FLOORS:
+                self._ranks.popitem(last=False)
 
 
 class _Flight:
@@ -187,5 +220,6 @@ def _slot() -> Iterator[bool]:
             _slots.give_back()
 
 
+_floors = _Floors()
 _flights = _Flights()
 _slots = _Slots()

@@ -44,7 +44,11 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to accept. ``payload`` is checked against the handler at submit."""
+    """One job to accept. ``payload`` is checked against the handler at submit.
+
+    ``request_digest`` stands for the whole request that this job is a part of: its idempotency key
+    then answers to that request only, not to another one that holds the same job.
+    """
 
     handler: str
     payload: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class Submission:
     tenant: str = ""
     unique_key: str | None = None
     idempotency_key: str | None = None
+    request_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

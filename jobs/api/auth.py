@@ -1,0 +1,63 @@
+"""Who asks: an API key (from Redis, without a query) or the browser's session with CSRF."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from jobs import keys
+
+if TYPE_CHECKING:
+    from jobs.keys import Principal
+
+_BEARER = re.compile(r"[Bb]earer +(ilk_[A-Za-z0-9_-]{16,196})\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUser:
+    """Stands for the owner of a key. Never loaded from the database: identity is all we need."""
+
+    pk: int
+    is_staff: bool
+    is_authenticated: ClassVar[bool] = True
+    is_anonymous: ClassVar[bool] = False
+    is_active: ClassVar[bool] = True
+
+    @property
+    def id(self) -> int:
+        return self.pk
+
+    def __str__(self) -> str:
+        return f"user {self.pk}"
+
+
+class KeyAuthentication(BaseAuthentication):
+    """``Authorization: Bearer ilk_...``, nowhere else: a key in a URL would end up in logs."""
+
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
+        header = request.META.get("HTTP_AUTHORIZATION")
+        if header is None:
+            return None
+        principal = principal_of(header)
+        if principal is None:
+            text = "The API key is malformed, unknown, expired or revoked."
+            raise AuthenticationFailed(text, code="invalid_key")
+        return KeyUser(principal.user_id, principal.is_staff), principal
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="jobs"'
+
+
+class BrowserAuthentication(SessionAuthentication):
+    """The session of a logged-in browser; unsafe methods need the CSRF token."""
+
+
+def principal_of(header: str) -> Principal | None:
+    """The holder of the key in an ``Authorization`` header, if it is a valid one."""
+    match = _BEARER.fullmatch(header)
+    return None if match is None else keys.look_up(match[1])
