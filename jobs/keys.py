@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,8 +30,13 @@ class Principal:
     scopes: frozenset[Scope]
 
 
-def issue(owner_id: int, name: str, scopes: Iterable[Scope]) -> str:
-    """Create a key and return its secret, which is nowhere stored and never shown again."""
+def issue(
+    owner_id: int, name: str, scopes: Iterable[Scope], *, valid_for: timedelta | None = None
+) -> str:
+    """Create a key and return its secret, which is nowhere stored and never shown again.
+
+    It expires ``valid_for`` from now by the database's clock; None: never.
+    """
     secret = ApiKey.new_secret()
     ApiKey.objects.create(
         owner_id=owner_id,
@@ -38,6 +44,7 @@ def issue(owner_id: int, name: str, scopes: Iterable[Scope]) -> str:
         digest=ApiKey.digest_of(secret),
         hint=secret[: len(ApiKey.PREFIX) + 6],
         scopes=sorted(scopes),
+        expires_at=None if valid_for is None else Now() + valid_for,
     )
     return secret
 

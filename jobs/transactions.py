@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection, transaction
 
+from jobs.errors import TransitionError
+
 log = logging.getLogger("jobs.transactions")
 
 T = TypeVar("T")
@@ -19,8 +21,13 @@ TRIES = 4
 _AGAIN = frozenset({"40001", "40P01", "57P01", "57P02", "57P03"})
 
 
-class TryAgain(Exception):
-    """Raised by a verb whose premise changed under it; the whole verb is run again."""
+class TryAgain(TransitionError):
+    """Raised by a verb whose premise changed under it; the whole verb is run again.
+
+    It passes only when that happened at every try.
+    """
+
+    code = "try_again"
 
 
 def run(work: Callable[[], T]) -> T:

@@ -10,7 +10,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
@@ -54,14 +53,13 @@ class KeyForm(forms.Form):
     def issue(self) -> str:
         """Create the key and return its secret; nobody can show it a second time."""
         data = self.cleaned_data
-        with transaction.atomic():
-            secret = keys.issue(
-                data["owner"].pk, data["name"], [Scope(scope) for scope in data["scopes"]]
-            )
-            if data["valid_days"]:
-                expiry = Now() + timedelta(days=data["valid_days"])
-                ApiKey.objects.filter(digest=ApiKey.digest_of(secret)).update(expires_at=expiry)
-        return secret
+        days = data["valid_days"]
+        return keys.issue(
+            data["owner"].pk,
+            data["name"],
+            [Scope(scope) for scope in data["scopes"]],
+            valid_for=timedelta(days=days) if days else None,
+        )
 
 
 @admin.register(ApiKey)
