@@ -11,11 +11,12 @@ import logging
 import os
 import random
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 from jobs import conf, drain, heart, jsontext, lifecycle, policy, registry
 from jobs.errors import HandlerSignal, JobReleased, JobsError, PermanentFailure
@@ -25,6 +26,8 @@ from jobs.states import JobEvent
 from jobs.values import Attempt, Doorbell, Outcome, Settled
 
 log = logging.getLogger("jobs.executor")
+
+_RECORD_AGAIN_SECONDS = 0.5
 
 
 class Executor:
@@ -54,11 +57,25 @@ class Executor:
         outcome = _attempted(run)
         run.close()
         self._beating().let_go(run)
-        settled = lifecycle.finish([_with_records(outcome, run)], worker=self.worker)
+        settled = self._record(_with_records(outcome, run))
         for one in settled:
             if one.fenced:
                 log.warning("job %s: fenced, another worker holds it now", one.job_id)
         return settled
+
+    def _record(self, outcome: Outcome) -> list[Settled]:
+        """Finish, with a lease's worth of patience: a database that restarts just now must not
+        cost the work that is already done."""
+        give_up_at = time.monotonic() + conf.get().lease_seconds
+        while True:
+            try:
+                return lifecycle.finish([outcome], worker=self.worker)
+            except (InterfaceError, OperationalError) as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("job %s: not recorded yet: %s", outcome.attempt.job_id, error)
+                connection.close()
+                time.sleep(_RECORD_AGAIN_SECONDS)
 
     def _beating(self) -> heart.Heart:
         with self._lock:
@@ -102,7 +119,9 @@ def _invoke(spec: Handler, arguments: dict[str, Any], run: Run) -> Any:
     try:
         return asyncio.run(bound())
     except asyncio.CancelledError:
-        raise run.signal or JobReleased("the handler's task was cancelled") from None
+        if run.signal is None:
+            raise
+        raise run.signal from None
 
 
 def _result(spec: Handler, value: Any) -> Any:

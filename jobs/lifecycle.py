@@ -289,7 +289,11 @@ def heartbeat(beats: Sequence[Beat]) -> list[Pulse]:
     lease_seconds = conf.get().lease_seconds
 
     def work() -> list[Pulse]:
-        parameters = {"rows": json.dumps(rows), "lease_seconds": lease_seconds}
+        parameters = {
+            "rows": json.dumps(rows),
+            "ids": _array(rows),
+            "lease_seconds": lease_seconds,
+        }
         views = {view.job_id: view for view in _views("heartbeat", parameters)}
         held = [(beat, views[beat.job_id]) for beat in beats if beat.job_id in views]
         _store_lines((view.job_id, view.attempt, beat.lines) for beat, view in held)
@@ -532,12 +536,17 @@ def _write(
     if event is JobEvent.SUCCEED and results:
         for row, job in zip(rows, jobs, strict=True):
             row["result"] = results[job.id]
-    views = _views("write_transitions", {"rows": json.dumps(rows)})
+    views = _views("write_transitions", {"rows": json.dumps(rows), "ids": _array(rows)})
     if len(views) != len(jobs):
         # Only a writer that ignores our locks can cause this; the transaction rolls back whole.
         raise IllegalTransition(f"{len(jobs) - len(views)} rows moved under their locks")
     events.tell_after_commit(events.Transitioned(event, tuple(views)))
     return views
+
+
+def _array(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows' ids as one array literal, which is cheaper to adapt and parse than a list."""
+    return "{" + ",".join(row["id"] for row in rows) + "}"
 
 
 def _views(statement: str, parameters: dict[str, Any]) -> list[StatusView]:

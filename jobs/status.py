@@ -163,8 +163,8 @@ def fill(views: Iterable[StatusView], token: str, *, wake: bool = False) -> None
         with r.pipeline(transaction=False) as pipe:
             if wake:
                 pipe.publish(wake_channel(), b"1")
-            for key, *rest in arguments:
-                pipe.eval(_FILL, 1, key, *rest)
+            for arguments_of_one in arguments:
+                pipe.eval(_FILL, 1, *arguments_of_one)
             pipe.execute()
 
     if arguments or wake:

@@ -140,7 +140,8 @@ def make_due(job_ids: Collection[UUID]) -> int:
     later = Job.objects.filter(id__in=job_ids, state=JobState.PENDING, due_at__gt=Now())
     ids = list(later.values_list("id", flat=True))
     OutboxEntry.objects.filter(job_id__in=ids, published_at=None).update(due_at=Now())
-    return Job.objects.filter(id__in=ids).update(due_at=Now())
+    count: int = Job.objects.filter(id__in=ids).update(due_at=Now())
+    return count
 
 
 def _inline_executor(worker: str) -> Executor:
@@ -214,13 +215,13 @@ Action = Literal[
 @handler("testing.outcome", backoff=Backoff(base_seconds=0, jitter=0))
 def outcome(
     action: Action = "ok",
+    *,
     value: Any = None,
     until_attempt: int = 0,
     seconds: float = 0.0,
     steps: int = 10,
     gate_name: str = "",
     mark: str = "",
-    *,
     context: Context,
 ) -> Any:
     """Do what a test asks for, and return ``value``.

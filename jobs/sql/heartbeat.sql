@@ -8,5 +8,6 @@ UPDATE jobs_job AS j SET
 FROM json_to_recordset(%(rows)s::json) AS b(
     id uuid, token uuid, fraction double precision, message text
 )
-WHERE j.id = b.id AND j.lease_token = b.token AND j.state = 'RUNNING'
+-- The array tells the planner how many rows to look up; see write_transitions.sql.
+WHERE j.id = ANY(%(ids)s::uuid[]) AND j.id = b.id AND j.lease_token = b.token AND j.state = 'RUNNING'
 RETURNING {view}

@@ -1,0 +1,108 @@
+"""What a relay takes: due rows, most urgent first, each once, until it settles or dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+
+from jobs import relay
+from jobs.models import OutboxEntry
+from jobs.relay import Taken
+from jobs.values import Doorbell
+from tests.verbs import statements, submit
+
+pytestmark = pytest.mark.django_db
+
+
+def ids(taken: list[Taken]) -> list[int]:
+    return [row.id for row in taken]
+
+
+def test_a_taken_row_says_whom_to_ring() -> None:
+    [job] = submit(priority=4)
+    [row] = relay.take(10)
+    assert row.bell == Doorbell(job.id, 1)
+    assert (row.queue, row.handler, row.priority) == ("default", job.handler, 4)
+    assert row.due_at == job.due_at
+    stored = OutboxEntry.objects.get(id=row.id)
+    assert (stored.tries, stored.published_at) == (1, None)
+    assert stored.taken_until is not None
+
+
+def test_urgent_rows_come_first_then_older_ones() -> None:
+    jobs = [submit(priority=p)[0] for p in (0, 9, 5, 9, 0)]
+    order = [jobs[1], jobs[3], jobs[2], jobs[0], jobs[4]]
+    assert [row.bell.job_id for row in relay.take(10)] == [job.id for job in order]
+
+
+def test_a_small_batch_takes_the_most_urgent() -> None:
+    jobs = [submit(priority=p)[0] for p in (0, 9, 5, 9, 0)]
+    first, second = relay.take(2), relay.take(2)
+    assert {row.bell.job_id for row in first} == {jobs[1].id, jobs[3].id}
+    assert [row.bell.job_id for row in second] == [jobs[2].id, jobs[0].id]
+
+
+def test_nothing_is_taken_before_its_time() -> None:
+    submit(delay_seconds=60)
+    [due] = submit()
+    assert [row.bell.job_id for row in relay.take(10)] == [due.id]
+    OutboxEntry.objects.update(due_at=Now())
+    assert len(relay.take(10)) == 1
+
+
+def test_nothing_is_taken_twice_until_the_taker_is_given_up(
+    jobs_settings: Callable[..., None],
+) -> None:
+    jobs_settings(relay_take_seconds=7)
+    submit(3)
+    taken = relay.take(10)
+    assert relay.take(10) == []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT bool_and(taken_until BETWEEN now() AND clock_timestamp() + interval '7 s')"
+            " FROM jobs_outboxentry"
+        )
+        assert cursor.fetchone() == (True,)
+    OutboxEntry.objects.update(taken_until=Now() - timedelta(seconds=1))
+    assert sorted(ids(relay.take(10))) == sorted(ids(taken))
+    assert set(OutboxEntry.objects.values_list("tries", flat=True)) == {2}
+
+
+def test_published_rows_are_done_and_the_rest_is_given_back_at_once() -> None:
+    submit(3)
+    taken = ids(relay.take(10))
+    relay.settle(taken[:1], taken)
+    assert OutboxEntry.objects.exclude(published_at=None).get().id == taken[0]
+    assert OutboxEntry.objects.filter(taken_until=None).count() == 3
+    assert sorted(ids(relay.take(10))) == sorted(taken[1:])
+
+
+def test_an_outage_costs_tries_and_nothing_else() -> None:
+    submit()
+    for _ in range(30):
+        taken = ids(relay.take(10))
+        relay.settle([], taken)
+    row = OutboxEntry.objects.get()
+    assert (row.tries, row.published_at, row.taken_until) == (30, None, None)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_number_of_statements_does_not_grow(count: int) -> None:
+    submit(count)
+    with statements() as found:
+        taken = ids(relay.take(200))
+    assert len(found) == 1
+    assert len(taken) == count
+    with statements() as found:
+        relay.settle(taken, taken)
+    assert len(found) == 1
+
+
+def test_each_message_carries_one_job_of_its_queue() -> None:
+    submit(2)
+    messages = relay.grouped(relay.take(10))
+    assert [(message.queue, len(message.rows)) for message in messages] == [("default", 1)] * 2

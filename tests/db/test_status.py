@@ -1,0 +1,540 @@
+"""The reader's copy on a real Redis: it may be missing, late or broken, never behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from jobs import cache, conf, events, lifecycle, observers, status, status_reader
+from jobs.models import Job
+from jobs.states import JobEvent, JobState
+from jobs.status import Copy
+from jobs.values import Progress, StatusView
+from tests.verbs import USER, a_view, claim, finish, statements, submit
+
+Rank = tuple[int, int]
+
+
+def shown(job_id: UUID) -> Rank | None:
+    """The rank that a reader gets from Redis now."""
+    copy = status.read([job_id]).get(job_id)
+    return None if copy is None else copy.rank
+
+
+def key(client: redis.Redis) -> bytes:
+    [name] = client.keys(f"{conf.get().cache_prefix}:s:*")
+    assert isinstance(name, bytes)
+    return name
+
+
+def filled(view: StatusView) -> StatusView:
+    """The view, as the copy that readers have."""
+    status.reserve([view.job_id], "t0")
+    status.fill([view], "t0")
+    assert shown(view.job_id) == view.rank
+    return view
+
+
+# ------------------------------------------------------------------------------- fill and update
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_copy_is_what_the_database_would_say() -> None:
+    view = filled(replace(a_view(version=3, seq=2), owner_id=7, progress=Progress(0.5, "half é")))
+    copy = status.read([view.job_id])[view.job_id]
+    assert copy == status.render(view)
+    assert (copy.owner_id, copy.rank, copy.etag) == (7, (3, 2), '"3.2"')
+    assert json.loads(copy.body)["progress"] == {"fraction": 0.5, "message": "half é"}
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_many_copies_come_in_one_answer_without_the_unknown() -> None:
+    views = [filled(a_view()) for _ in range(3)]
+    stranger = uuid4()
+    found = status.read([views[2].job_id, stranger, views[0].job_id])
+    assert set(found) == {views[2].job_id, views[0].job_id}
+    assert status.read([]) == {}
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_fill_without_a_lease_is_refused() -> None:
+    view = a_view()
+    status.fill([view], "nobody")
+    assert shown(view.job_id) is None
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_fill_under_somebody_elses_lease_is_refused() -> None:
+    view = a_view()
+    status.reserve([view.job_id], "first")
+    status.reserve([view.job_id], "second")
+    status.fill([view], "second")
+    assert shown(view.job_id) is None
+    status.fill([view], "first")
+    assert shown(view.job_id) == (1, 0)
+
+
+def test_a_late_fill_after_an_update_is_refused(redis_cache: redis.Redis) -> None:
+    old = a_view()
+    status.reserve([old.job_id], "slow reader")
+    status.update([replace(old, version=2)])
+    status.fill([old], "slow reader")
+    assert shown(old.job_id) is None
+    assert redis_cache.keys(f"{conf.get().cache_prefix}:*") == []
+
+
+def test_a_late_fill_after_an_eviction_is_refused(redis_cache: redis.Redis) -> None:
+    old = a_view()
+    status.reserve([old.job_id], "slow reader")
+    status.update([replace(old, version=2)])
+    filled(replace(old, version=2))
+    redis_cache.delete(key(redis_cache))
+    status.fill([old], "slow reader")
+    assert shown(old.job_id) is None
+
+
+def test_a_reader_that_holds_no_lease_raises_the_bar(redis_cache: redis.Redis) -> None:
+    """The update is still on its way when a second reader is shown the new row."""
+    old = a_view()
+    new = replace(old, version=2)
+    status.reserve([old.job_id], "slow reader")
+    status.reserve([old.job_id], "quick reader")
+    status.fill([new], "quick reader")
+    status.fill([old], "slow reader")
+    assert shown(old.job_id) is None
+    status.fill([new], "slow reader")
+    assert shown(old.job_id) is None, "the lease ended with the refused fill"
+    assert redis_cache.keys(f"{conf.get().cache_prefix}:*") == []
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_the_bar_is_no_obstacle_to_the_same_news() -> None:
+    view = a_view(version=2, seq=5)
+    status.reserve([view.job_id], "first")
+    status.fill([view], "second")
+    status.fill([replace(view, progress_seq=3)], "third")
+    status.fill([view], "first")
+    assert shown(view.job_id) == (2, 5)
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_reader_brings_an_older_copy_forward() -> None:
+    old = filled(a_view(version=2))
+    status.fill([replace(old, version=3)], "no lease")
+    assert shown(old.job_id) == (3, 0)
+    status.fill([old], "no lease")
+    assert shown(old.job_id) == (3, 0)
+
+
+@pytest.mark.usefixtures("redis_cache")
+@pytest.mark.parametrize(
+    ("version", "seq", "after"),
+    [
+        (6, 0, (6, 0)),
+        (5, 4, (5, 4)),
+        (5, 3, (5, 3)),
+        (5, 2, (5, 3)),
+        (4, 9, (5, 3)),
+        (10, 0, (10, 0)),
+    ],
+)
+def test_an_update_replaces_only_a_lower_rank(version: int, seq: int, after: Rank) -> None:
+    view = filled(a_view(version=5, seq=3))
+    status.update([replace(view, version=version, progress_seq=seq)])
+    assert shown(view.job_id) == after
+
+
+@pytest.mark.usefixtures("redis_cache")
+@pytest.mark.parametrize("state", list(JobState))
+def test_an_update_creates_nothing_but_what_can_never_change(state: JobState) -> None:
+    view = a_view(state, version=4)
+    status.update([view])
+    assert shown(view.job_id) == ((4, 0) if state is JobState.COMPLETED else None)
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_what_can_never_change_overrules_a_lease() -> None:
+    old = a_view()
+    done = replace(old, state=JobState.COMPLETED, version=3)
+    status.reserve([old.job_id], "slow reader")
+    status.update([done])
+    status.fill([old], "slow reader")
+    assert shown(old.job_id) == (3, 0)
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_lease_does_not_displace_a_copy() -> None:
+    view = filled(a_view(version=2))
+    status.reserve([view.job_id], "late")
+    assert shown(view.job_id) == (2, 0)
+
+
+def test_copies_and_leases_end_by_themselves(
+    redis_cache: redis.Redis, jobs_settings: Callable[..., None]
+) -> None:
+    jobs_settings(status_fill_seconds=7, status_ttl_seconds=100, status_final_ttl_seconds=1000)
+    view = a_view()
+    status.reserve([view.job_id], "t")
+    assert 6000 < redis_cache.pttl(key(redis_cache)) <= 7000
+    status.fill([replace(view, version=2)], "somebody else")
+    assert 0 < redis_cache.pttl(key(redis_cache)) <= 7000
+    status.update([view])
+    filled(view)
+    assert 80_000 < redis_cache.pttl(key(redis_cache)) <= 100_000
+    status.update([replace(view, state=JobState.COMPLETED, version=3)])
+    assert 800_000 < redis_cache.pttl(key(redis_cache)) <= 1_000_000
+
+
+# ----------------------------------------------------------------------------------- broken bytes
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"x",
+        b"lease:",
+        b"1.0",
+        b"1.0::",
+        b"a.b:7:%s:{}",
+        b"1:7:%s:{}",
+        b"1.0:x:%s:{}",
+        b"1.0:7:%s:[]",
+        b"1.0:7:00000000-0000-0000-0000-000000000000:{}",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_broken_or_foreign_bytes_are_a_miss(redis_cache: redis.Redis, value: bytes) -> None:
+    view = filled(a_view())
+    name = key(redis_cache)
+    redis_cache.set(name, value.replace(b"%s", str(view.job_id).encode()))
+    assert shown(view.job_id) is None
+    status.update([replace(view, version=2)])
+    assert shown(view.job_id) in {None, (2, 0)}
+
+
+def test_a_value_of_another_type_is_a_miss(redis_cache: redis.Redis) -> None:
+    view = filled(a_view())
+    name = key(redis_cache)
+    redis_cache.delete(name)
+    redis_cache.rpush(name, b"1.0:7:x:{}")
+    assert shown(view.job_id) is None
+
+
+def test_the_copy_of_another_job_is_never_shown(redis_cache: redis.Redis) -> None:
+    mine, theirs = filled(replace(a_view(), owner_id=1)), a_view()
+    value = redis_cache.get(key(redis_cache))
+    assert isinstance(value, bytes)
+    redis_cache.set(f"{conf.get().cache_prefix}:s:{theirs.job_id}", value)
+    assert shown(theirs.job_id) is None
+    assert shown(mine.job_id) == (1, 0)
+
+
+# ----------------------------------------------------------------------- any order of everything
+
+#: Readers begin and move more often than the job does, or nothing would overlap.
+NAMES = [
+    *["begin"] * 4,
+    *["advance"] * 10,
+    *["commit", "progress", "complete", "evict", "deliver", "deliver", "lose"],
+]
+STEPS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 2)), min_size=12, max_size=40)
+
+
+@dataclass
+class Reader:
+    """A request for the status, stopped between any two of its steps."""
+
+    token: str
+    floor: Rank
+    view: StatusView | None = None
+    reserved: bool = False
+
+
+class World:
+    """One job: its true row, updates on their way, and readers half way through."""
+
+    def __init__(self) -> None:
+        self.truth = a_view()
+        self.underway: list[StatusView] = []
+        self.readers: list[Reader] = []
+        self.seen: Rank = (0, 0)
+
+    def step(self, name: str, index: int) -> None:
+        getattr(self, name)(index)
+
+    def commit(self, _: int) -> None:
+        self._write(version=self.truth.version + 1)
+
+    def progress(self, _: int) -> None:
+        self._write(progress_seq=self.truth.progress_seq + 1)
+
+    def complete(self, _: int) -> None:
+        self._write(version=self.truth.version + 1, state=JobState.COMPLETED)
+
+    def _write(self, **changes: Any) -> None:
+        if not self.truth.is_immutable:
+            self.truth = replace(self.truth, **changes)
+            self.underway.append(self.truth)
+
+    def deliver(self, index: int) -> None:
+        if index < len(self.underway):
+            status.update([self.underway.pop(index)])
+
+    def lose(self, index: int) -> None:
+        if index < len(self.underway):
+            self.underway.pop(index)
+
+    def evict(self, _: int) -> None:
+        cache.client().flushdb()
+
+    def begin(self, _: int) -> None:
+        reader = Reader(uuid4().hex, self.seen)
+        copy = status.read([self.truth.job_id]).get(self.truth.job_id)
+        if copy is None:
+            self.readers.append(reader)
+        else:
+            self._answer(reader, copy)
+
+    def advance(self, index: int) -> None:
+        if index >= len(self.readers):
+            return
+        reader = self.readers[index]
+        if not reader.reserved:
+            status.reserve([self.truth.job_id], reader.token)
+            reader.reserved = True
+        elif reader.view is None:
+            reader.view = self.truth
+        else:
+            status.fill([reader.view], reader.token)
+            self.readers.pop(index)
+            self._answer(reader, status.render(reader.view))
+
+    def _answer(self, reader: Reader, copy: Copy) -> None:
+        assert copy.rank >= reader.floor, "a later reader was shown less"
+        assert copy.rank <= self.truth.rank
+        self.seen = max(self.seen, copy.rank)
+
+
+@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_no_later_reader_is_shown_less(
+    redis_cache: redis.Redis, steps: list[tuple[str, int]]
+) -> None:
+    redis_cache.flushdb()
+    world = World()
+    for name, index in steps:
+        world.step(name, index)
+    world.begin(0)
+
+
+# ---------------------------------------------------------------------------- from verbs to readers
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("redis_cache")
+def test_every_step_of_a_job_reaches_its_readers() -> None:
+    [job] = submit()
+    assert shown(job.id) == (1, 0)
+    [attempt] = claim([job])
+    assert shown(job.id) == (2, 0)
+    lifecycle.cancel([job.id], actor=USER)
+    finish([attempt], JobEvent.SUCCEED, result={"n": 1})
+    with statements() as found:
+        copy = status_reader.one(job.id)
+    assert found == []
+    assert copy is not None
+    body = json.loads(copy.body)
+    assert (body["state"], body["version"], body["result"]) == ("COMPLETED", 4, {"n": 1})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_a_flush_the_first_reader_fills_for_all(redis_cache: redis.Redis) -> None:
+    [job] = submit()
+    claim([job])
+    redis_cache.flushall()
+    with statements() as found:
+        first = status_reader.one(job.id)
+        second = status_reader.one(job.id)
+    assert len(found) == 1
+    assert first == second
+    assert first is not None
+    assert first.rank == (2, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("redis_cache")
+def test_a_large_submit_leaves_its_copies_to_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers, "COPIES_AT_BIRTH", 2)
+    many, few = submit(3), submit(2)
+    assert status.read([job.id for job in many]) == {}
+    assert len(status.read([job.id for job in few])) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("redis_cache")
+def test_a_submit_rings_the_relay_and_so_does_a_retry() -> None:
+    client: Any = cache.waiting_client(5)
+    with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(status.wake_channel())
+        while not pubsub.subscribed:
+            pubsub.get_message(timeout=1)
+        pubsub.get_message(timeout=1)
+        attempts = claim(submit())
+        assert pubsub.get_message(timeout=5) is not None
+        finish(attempts, JobEvent.RETRY)
+        assert pubsub.get_message(timeout=5) is not None
+        assert pubsub.get_message(timeout=0.05) is None
+    client.close()
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_watch_hears_of_the_next_change() -> None:
+    view = a_view()
+    with status.Watch(view.job_id) as watch:
+        assert watch.works
+        assert not watch.wait(0.02)
+        threading.Timer(0.05, lambda: status.update([replace(view, version=2)])).start()
+        assert watch.wait(10)
+
+
+@pytest.mark.usefixtures("redis_cache")
+def test_a_watch_hears_what_happened_after_it_was_opened() -> None:
+    view = a_view()
+    with status.Watch(view.job_id) as watch:
+        status.update([replace(view, version=2)])
+        assert watch.wait(10)
+
+
+# --------------------------------------------------------------------------------- without Redis
+
+
+def test_without_redis_nothing_is_asked_and_nothing_breaks() -> None:
+    view = a_view()
+    status.reserve([view.job_id], "t")
+    status.fill([view], "t", wake=True)
+    status.update([view], wake=True)
+    assert status.read([view.job_id]) == {}
+    with status.Watch(view.job_id) as watch:
+        assert not watch.works
+        assert not watch.wait(0.01)
+
+
+def test_a_redis_that_is_gone_is_left_alone_for_a_while(
+    jobs_settings: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs_settings(cache_url="redis://127.0.0.1:1/0", cache_retry_seconds=60)
+    asked = []
+
+    def question(client: redis.Redis) -> Any:
+        asked.append(1)
+        return client.ping()
+
+    assert [cache.ask(question) for _ in range(50)] == [None] * 50
+    assert len(asked) == 1
+    assert len(caplog.records) == 1
+    assert cache.breaker.is_open()
+
+
+def test_the_breaker_closes_again(
+    redis_cache: redis.Redis, jobs_settings: Callable[..., None]
+) -> None:
+    good = conf.get().cache_url
+    jobs_settings(cache_url="redis://127.0.0.1:1/0", cache_retry_seconds=0.05)
+    assert cache.ask(lambda client: client.ping()) is None
+    jobs_settings(cache_url=good)
+    deadline = time.monotonic() + 10
+    while cache.breaker.is_open():
+        assert time.monotonic() < deadline
+    assert cache.ask(lambda client: client.ping()) is True
+
+
+@dataclass
+class PrivateRedis:
+    """A redis-server of this test's own, which it may freeze."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    socket = tmp_path / "redis.sock"
+    process = subprocess.Popen(
+        [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"unix://{socket}?db=0"
+    client = redis.Redis.from_url(url)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.RedisError:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+    client.close()
+    yield PrivateRedis(process, url)
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_frozen_redis_delays_readers_by_one_bound(
+    private_redis: PrivateRedis, jobs_settings: Callable[..., None]
+) -> None:
+    jobs_settings(cache_url=private_redis.url, cache_timeout_seconds=0.2, cache_retry_seconds=30)
+    jobs = submit(20)
+    assert len(status.read([job.id for job in jobs])) == 20
+    private_redis.freeze()
+    begun = time.monotonic()
+    copies = [status_reader.one(job.id) for job in jobs]
+    lifecycle.cancel([jobs[0].id], actor=USER)
+    took = time.monotonic() - begun
+    assert all(copy is not None and copy.rank == (1, 0) for copy in copies)
+    assert Job.objects.get(id=jobs[0].id).state == JobState.CANCELLED
+    # One bounded wait (0.2 s), not forty; the rest is what a slow machine needs for the queries.
+    assert took < 5
+    assert cache.breaker.is_open()
+    private_redis.thaw()
+    cache.breaker.reset()
+    assert status_reader.one(jobs[1].id) is not None
+
+
+def test_an_observer_that_fails_harms_no_verb(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("bug in the cache")
+
+    monkeypatch.setattr(status, "update", broken)
+    events.tell(events.Progressed((a_view(),)))
+    assert "bug in the cache" in caplog.text

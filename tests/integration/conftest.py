@@ -1,0 +1,71 @@
+"""Stacks on the servers of this test run: never restarted, never emptied, shared with others."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import vega_datasets  # type: ignore[import-untyped]  # ships no types
+from pytest_django import DjangoDbBlocker
+
+from tests.inside import inside
+from tests.services import Services, template
+from tests.stack import Stack
+from tests.stage import Stage, note
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    note(item, report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """A directory of real, public tables."""
+    return Path(vega_datasets.__file__).parent / "_data"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a migrated database to copy from."""
+    with template(Services.given(), tmp_path_factory.mktemp("template")) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def stage(
+    migrated: str, tmp_path_factory: pytest.TempPathFactory, sample_data: Path
+) -> Iterator[Stage]:
+    directory = tmp_path_factory.mktemp("stack")
+    kept = Stage(
+        lambda: Stack(
+            Services.given(),
+            migrated,
+            directory,
+            data_roots=str(sample_data),
+            # A status answered without the database must not meet an expired copy by chance.
+            api_key_ttl_seconds=60.0,
+            status_ttl_seconds=60.0,
+        )
+    )
+    yield kept
+    kept.close()
+
+
+@pytest.fixture
+def stack(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """All four roles at work, on queues of their own."""
+    yield stage.enter()
+    stage.leave(request)
+
+
+@pytest.fixture
+def quiet(migrated: str, tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Stack]:
+    """A stack without any process, and this process a part of it."""
+    with Stack(Services.given(), migrated, tmp_path) as stack, inside(stack, django_db_blocker):
+        yield stack

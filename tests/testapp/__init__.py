@@ -1,0 +1,1 @@
+"""A Django app with handlers for the rings that run real workers."""

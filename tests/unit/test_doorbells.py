@@ -1,0 +1,61 @@
+"""The message format: it round-trips, and anything else is refused with ValueError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.doorbells import TASK_NAME, decode, encode
+from jobs.values import Doorbell
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+BELLS = st.lists(st.builds(Doorbell, st.uuids(), st.integers(1, 2**31 - 1)), max_size=5)
+
+
+@given(bells=BELLS)
+def test_bells_survive_the_way_through_json(bells: list[Doorbell]) -> None:
+    assert decode(json.loads(json.dumps(encode(bells)))) == bells
+
+
+def test_the_format_is_fixed() -> None:
+    job_id = UUID(int=1)
+    assert encode([Doorbell(job_id, 3)]) == {"v": 1, "jobs": [[str(job_id), 3]]}
+    assert TASK_NAME == "jobs.ring"
+
+
+@given(body=JSON | st.fixed_dictionaries({"v": st.just(1), "jobs": JSON}))
+def test_anything_else_is_a_value_error(body: Any) -> None:
+    try:
+        decoded = decode(body)
+    except ValueError:
+        return
+    assert all(isinstance(bell, Doorbell) for bell in decoded)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        {},
+        {"v": 2, "jobs": []},
+        {"v": 1},
+        {"v": 1, "jobs": [["not a uuid", 1]]},
+        {"v": 1, "jobs": [[str(uuid4())]]},
+        {"v": 1, "jobs": [[str(uuid4()), None]]},
+        {"v": 1, "jobs": [[str(uuid4()), float("inf")]]},
+        {"v": 1, "jobs": [[7, 1]]},
+        {"v": 1, "jobs": 5},
+    ],
+)
+def test_a_malformed_body_is_refused(body: Any) -> None:
+    with pytest.raises(ValueError, match="doorbell"):
+        decode(body)
