@@ -7,7 +7,9 @@ runs without, on the placeholders below. Whoever asks for the database then is t
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 
 UNSET = "unset"
@@ -20,7 +22,9 @@ def complete() -> None:
     os.environ.setdefault("BROKER_URL", f"amqp://{UNSET}@127.0.0.1:1//")
     os.environ.setdefault("INTERLOCK_SECRET_KEY", "a key for tests and for nothing else")
     if "INTERLOCK_DATA_DIR" not in os.environ:
-        os.environ["INTERLOCK_DATA_DIR"] = tempfile.mkdtemp(prefix="interlock-tests-")
+        directory = tempfile.mkdtemp(prefix="interlock-tests-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        os.environ["INTERLOCK_DATA_DIR"] = directory
 
 
 def has_database() -> bool:
