@@ -28,7 +28,8 @@ def chromium() -> str | None:
     return usual if Path(usual).is_file() else shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it lives, Playwright's loop runs in the thread of all other tests.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     executable = chromium()
     if executable is None:

@@ -188,7 +188,10 @@ def test_an_unknown_column_is_named_with_the_known_ones(context: Recorder) -> No
 
 
 def test_declaring_the_handlers_loads_neither_duckdb_nor_matplotlib() -> None:
-    code = "import sys, jobs.handlers; print({'duckdb', 'matplotlib', 'numpy'} & {*sys.modules})"
+    code = (
+        "import sys, django; django.setup(); import jobs.handlers;"
+        " print({'duckdb', 'matplotlib', 'numpy'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -42,14 +42,21 @@ def spin(seconds: float = 30) -> None:
     pytest.fail("nobody interrupted")
 
 
-def interrupt_soon(run: Run, error: HandlerSignal) -> threading.Thread:
-    """From another thread, as the heart does, once the handler is inside its region."""
+def interrupt_soon(run: Run, error: HandlerSignal, *, every_seconds: float = 0) -> threading.Thread:
+    """From another thread, as the heart does, once the handler is inside its region.
+
+    With ``every_seconds`` again and again until the region is left: a signal that arrives just
+    before a system call begins does not end it, so the heart repeats it with each of its ticks.
+    """
 
     def heart() -> None:
         while run.began_at is None:
             pass
         run.ask(error)
         run.interrupt()
+        while every_seconds and run._thread_id is not None:
+            time.sleep(every_seconds)
+            run.interrupt()
 
     thread = threading.Thread(target=heart)
     thread.start()
@@ -222,7 +229,7 @@ def test_a_loop_that_never_looks_is_interrupted(run: Run, where: str) -> None:
 
 def test_a_sleep_of_the_main_thread_is_interrupted(run: Run) -> None:
     begun = time.monotonic()
-    heart = interrupt_soon(run, JobCancelled())
+    heart = interrupt_soon(run, JobCancelled(), every_seconds=0.1)
     with pytest.raises(JobCancelled), run:
         time.sleep(60)
     heart.join()
@@ -252,8 +259,30 @@ def test_nothing_is_raised_before_or_after_the_region(run: Run) -> None:
         pass
 
 
-def test_an_interrupt_at_the_very_end_cannot_escape(run: Run) -> None:
-    """The heart interrupts while the handler leaves its region: inside, or not at all."""
+class HitWhileLocking:
+    """A lock whose first taker is hit by an exception that was on its way."""
+
+    def __init__(self) -> None:
+        self.hits = 0
+
+    def __enter__(self) -> None:
+        self.hits += 1
+        if self.hits == 1:
+            raise JobTimeout("on its way")
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+def test_an_interrupt_that_hits_the_leaving_is_swallowed(run: Run) -> None:
+    lock = HitWhileLocking()
+    with run:
+        run._lock = lock  # type: ignore[assignment]  # as much of a lock as is needed
+    assert lock.hits == 2
+    assert run._thread_id is None
+
+
+def test_an_interrupt_at_the_very_end_hits_the_handler_or_nobody(run: Run) -> None:
     for _ in range(300):
         again = Run(run.claimed, 60)
         thread = interrupt_soon(again, JobTimeout())
