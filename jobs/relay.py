@@ -19,7 +19,7 @@ from celery import Celery
 from django.db import connection
 from kombu import Connection, Producer
 
-from jobs import conf, doorbells, sql, topology, transactions
+from jobs import conf, doorbells, sql, topology
 from jobs.values import Doorbell
 
 log = logging.getLogger("jobs.relay")
@@ -73,20 +73,18 @@ class Relay:
 
 
 def take(limit: int) -> list[Taken]:
-    """Take up to ``limit`` due rows for ``relay_take_seconds``."""
-    parameters = {"limit": limit, "take_seconds": conf.get().relay_take_seconds}
-
-    def work() -> list[Taken]:
-        with connection.cursor() as cursor:
-            cursor.execute(sql.load("relay_take"), parameters)
-            rows = cursor.fetchall()
-        taken = [
-            Taken(row[0], Doorbell(row[1], row[2]), row[3], row[4], row[5], row[6], row[7])
-            for row in rows
-        ]
-        return sorted(taken, key=lambda row: (-row.priority, row.due_at))
-
-    return transactions.run(work)
+    """Take up to ``limit`` due rows for ``relay_take_seconds``, most urgent first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.load("relay_take"),
+            {"limit": limit, "take_seconds": conf.get().relay_take_seconds},
+        )
+        rows = cursor.fetchall()
+    taken = [
+        Taken(row[0], Doorbell(row[1], row[2]), row[3], row[4], row[5], row[6], row[7])
+        for row in rows
+    ]
+    return sorted(taken, key=lambda row: (-row.priority, row.due_at))
 
 
 def grouped(rows: Sequence[Taken]) -> list[Message]:
@@ -95,24 +93,24 @@ def grouped(rows: Sequence[Taken]) -> list[Message]:
 
 
 def settle(published: Sequence[int], taken: Sequence[int]) -> None:
-    """Mark what the broker confirmed, and give back the rest at once."""
+    """Mark what the broker confirmed, and give back the rest at once.
+
+    Each statement is a transaction of its own: they concern different rows, and a mark that is lost
+    with a connection only means that the row is rung again once ``relay_take_seconds`` are over.
+    """
     given_back = sorted(set(taken) - set(published))
-
-    def work() -> None:
-        with connection.cursor() as cursor:
-            if published:
-                cursor.execute(
-                    "UPDATE jobs_outboxentry SET published_at = clock_timestamp(),"
-                    " taken_until = NULL WHERE id = ANY(%s)",
-                    [list(published)],
-                )
-            if given_back:
-                cursor.execute(
-                    "UPDATE jobs_outboxentry SET taken_until = NULL WHERE id = ANY(%s)",
-                    [given_back],
-                )
-
-    transactions.run(work)
+    with connection.cursor() as cursor:
+        if published:
+            cursor.execute(
+                "UPDATE jobs_outboxentry SET published_at = clock_timestamp(),"
+                " taken_until = NULL WHERE id = ANY(%s)",
+                [list(published)],
+            )
+        if given_back:
+            cursor.execute(
+                "UPDATE jobs_outboxentry SET taken_until = NULL WHERE id = ANY(%s)",
+                [given_back],
+            )
 
 
 class Publisher:
