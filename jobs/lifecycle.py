@@ -18,6 +18,7 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
 
@@ -134,8 +135,10 @@ def _row(index: int, submission: Submission) -> dict[str, Any]:
     }
     _check_row(row, index)
     if submission.idempotency_key is not None:
-        asked = json.dumps([row, submission.request_digest], sort_keys=True)
-        row["fingerprint"] = hashlib.sha256(asked.encode()).hexdigest()
+        # Of what was asked for, not of what it resolved to: a default may change meanwhile.
+        asked = asdict(replace(submission, handler=spec.name, payload=payload))
+        text = json.dumps(asked, sort_keys=True, default=str)
+        row["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
     return {"id": str(new_job_id()), **row}
 
 

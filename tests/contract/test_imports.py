@@ -39,7 +39,7 @@ def calls_matching(pattern: str, *, outside: set[str]) -> list[str]:
 
 def test_the_import_contracts_hold() -> None:
     # A process of its own: import-linter reconfigures the logging of the one it runs in.
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -295,6 +295,15 @@ def test_another_request_under_the_same_key_is_a_conflict(other: Submission) -> 
     assert Job.objects.count() == 1
 
 
+def test_a_default_that_changed_meanwhile_is_no_conflict(
+    jobs_settings: Callable[..., None],
+) -> None:
+    [first] = lifecycle.submit([keyed()])
+    jobs_settings(max_attempts=9, queues=("other", "default"))
+    [again] = lifecycle.submit([keyed()])
+    assert (again.job_id, again.created) == (first.job_id, False)
+
+
 def test_keys_belong_to_their_owner(user_factory: UserFactory) -> None:
     owners = [user_factory().pk, user_factory().pk, None]
     accepted = lifecycle.submit([keyed(value=owner, owner_id=owner) for owner in owners])

@@ -18,20 +18,36 @@ log = logging.getLogger("jobs.scheduler")
 PRUNE_EVERY_SECONDS = 60.0
 
 
+class Every:
+    """Says when a duty is due that runs less often than the loop; the first time at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = float("-inf")
+
+    def is_due(self) -> bool:
+        """True, and the wait begins anew, once ``seconds`` have passed since the last time."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
 class Command(BaseCommand):
     help = "Rescue, reconcile and prune until SIGTERM. Any number may run."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        pruned_at = float("-inf")
+        # An unanswered doorbell ages for rearm_seconds: looking much more often finds nothing new
+        # and reads every waiting job each time.
+        reconcile = Every(conf.get().rearm_seconds / 6)
+        prune = Every(PRUNE_EVERY_SECONDS)
 
         def step() -> bool:
-            nonlocal pruned_at
             if ended := rescuer.run_once():
                 log.info("ended %d lapsed attempts", ended)
-            if armed := reconciler.run_once():
+            if reconcile.is_due() and (armed := reconciler.run_once()):
                 log.info("armed %d unanswered doorbells again", armed)
-            if time.monotonic() - pruned_at > PRUNE_EVERY_SECONDS:
-                pruned_at = time.monotonic()
+            if prune.is_due():
                 pruner.run_once()
             return False
 
