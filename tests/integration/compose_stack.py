@@ -27,6 +27,7 @@ from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 from interlock.local import processes
 from interlock.local.ports import LOOPBACK, free_port
 from interlock.local.rabbitmq import RabbitServer
+from interlock.local.redis_server import installed_binary
 from interlock.local.servers import attach
 from tests import composefile
 from tests.composefile import ROOT, SERVICES
@@ -122,7 +123,8 @@ def broker(values: Mapping[str, str], directory: Path) -> Iterator[Place]:
 @contextmanager
 def cache(values: Mapping[str, str], directory: Path) -> Iterator[Place]:
     """A Redis started as the container starts it, else the test run's."""
-    if shutil.which("redis-server") is None:
+    binary = installed_binary()
+    if binary is None:
         yield Place(os.environ["CACHE_URL"], own_users=False)
         return
     port, users = free_port(), directory / "users.acl"
@@ -131,7 +133,12 @@ def cache(values: Mapping[str, str], directory: Path) -> Iterator[Place]:
     process = processes.spawn(
         [*command, "--aclfile", str(users)],
         cwd=directory,
-        env={**os.environ, "CACHE_PASSWORD": values["CACHE_PASSWORD"], "ACL_FILE": str(users)},
+        env={
+            **os.environ,
+            "PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}",
+            "CACHE_PASSWORD": values["CACHE_PASSWORD"],
+            "ACL_FILE": str(users),
+        },
         log=log,
     )
     try:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,8 +26,15 @@ EVICTION: dict[Role, tuple[str, ...]] = {
 
 
 def installed_binary() -> Path | None:
-    """`redis-server` or `valkey-server` on PATH."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    """`redis-server` or `valkey-server` on PATH.
+
+    Not the one that the wheel puts into an activated environment: it is an old release, and taking
+    it for the machine's own would hide that.
+    """
+    scripts = sysconfig.get_path("scripts")
+    places = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = os.pathsep.join(place for place in places if place != scripts)
+    found = shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
     return Path(found) if found else None
 
 
