@@ -170,6 +170,9 @@ def test_writes_and_heartbeats_go_by_primary_key(job_factory: JobFactory, count:
         lifecycle.heartbeat([Beat(job_id, token, 0.5) for job_id, token in held if token])
     with statements() as also_executed, rolled_back():
         lifecycle.cancel([job_id for job_id, _ in held], actor=USER)
+    # At some table sizes the planner joins by hash, and must then still know which rows to look up.
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_nestloop = off")
     for statement in (executed[0], also_executed[1]):
         assert statement.lstrip().partition("UPDATE jobs_job AS j SET")[1], statement
         found = plan(statement, None)
