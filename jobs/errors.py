@@ -8,7 +8,9 @@
     |-- TransitionError            the job exists, but the step is not possible now
     |   |-- IllegalTransition
     |   `-- LeaseLost
+    |-- DirectWrite                Python tried to write a job's row itself; nothing was written
     |-- ConfigurationError         settings or a handler declaration are wrong
+    |-- CannotVerify               a verification could not look; it says nothing about the jobs
     `-- HandlerFailure             raised by a handler to say how it failed
         |-- PermanentFailure
         `-- RetryLater
@@ -88,10 +90,30 @@ class LeaseLost(TransitionError):
     code = "lease_lost"
 
 
+class DirectWrite(JobsError):
+    """A job's row was to be saved, deleted or made by the ORM; only ``lifecycle`` writes rows."""
+
+    code = "direct_write"
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"{call} would write over what others know of the job. Use jobs.client.submit to make"
+            " one, jobs.lifecycle.cancel and reopen to change one; a handler returns its result,"
+            " and reports through its context. Final jobs are deleted with"
+            " Job.objects.filter(...).delete()"
+        )
+
+
 class ConfigurationError(JobsError):
     """A setting or a handler declaration is wrong."""
 
     code = "configuration_error"
+
+
+class CannotVerify(JobsError):
+    """The question could not be put: database away, not migrated, or a ledger that is no ledger."""
+
+    code = "cannot_verify"
 
 
 class HandlerSignal(BaseException):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from uuid import UUID
 
 from django.db import connection, models
 from django.db.models.functions import Now
 
+from jobs.errors import DirectWrite
 from jobs.states import ACTIVE, JobState
 from jobs.values import Progress, StatusView
 
@@ -35,7 +36,16 @@ VIEW_COLUMNS = """
 
 
 class JobQuerySet(models.QuerySet["Job", "Job"]):
-    """Reads of jobs. Writing is ``lifecycle``'s alone."""
+    """Reads of jobs. Writing is ``lifecycle``'s alone.
+
+    ``update()`` stays, as UPDATE in psql does: the triggers judge both the same way.
+    """
+
+    def bulk_create(self, *args: Any, **options: Any) -> NoReturn:
+        raise DirectWrite("Job.objects.bulk_create()")
+
+    def bulk_update(self, *args: Any, **options: Any) -> NoReturn:
+        raise DirectWrite("Job.objects.bulk_update()")
 
     def owned_by(self, owner_id: int) -> Self:
         return self.filter(owner_id=owner_id)

@@ -8,7 +8,7 @@ where a worker is wanted, the outbox row.
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, NoReturn
 
 import uuid_utils.compat
 from django.conf import settings
@@ -17,6 +17,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django_fsm import ConcurrentTransitionMixin, FSMField, transition
 
+from jobs.errors import DirectWrite
 from jobs.querysets import JobQuerySet
 from jobs.states import ActorKind, JobEvent, JobState, sources_of, target_of
 from jobs.values import Actor
@@ -81,6 +82,9 @@ class Job(ConcurrentTransitionMixin, models.Model):
     submitted_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    #: The latest audit entry's time and hash, written by the trigger: the head of the job's chain.
+    changed_at = models.DateTimeField(editable=False)
+    audit_hash = models.BinaryField()
 
     #: Seconds on the database's clock that a transition asks for; columns only once written.
     lease_seconds: float | None = None
@@ -124,6 +128,10 @@ class Job(ConcurrentTransitionMixin, models.Model):
                 ),
             ),
             models.CheckConstraint(
+                name="jobs_job_result",
+                condition=Q(result__isnull=True) | Q(state=JobState.COMPLETED),
+            ),
+            models.CheckConstraint(
                 name="jobs_job_priority", condition=Q(priority__gte=0, priority__lte=9)
             ),
             models.UniqueConstraint(
@@ -134,24 +142,43 @@ class Job(ConcurrentTransitionMixin, models.Model):
             ),
             models.UniqueConstraint(
                 name="jobs_job_unique_key",
-                fields=["handler", "unique_key"],
+                fields=["owner", "handler", "unique_key"],
                 condition=Q(unique_key__isnull=False, state__in=["PENDING", "RUNNING"]),
+                nulls_distinct=False,
             ),
         ]
         indexes = [
             models.Index(name="jobs_job_owner", fields=["owner", "-id"]),
             models.Index(
+                name="jobs_job_owner_pending",
+                fields=["owner"],
+                condition=Q(state=JobState.PENDING),
+            ),
+            models.Index(
                 name="jobs_job_pending",
-                fields=["queue", "due_at"],
+                fields=["queue", "due_at", "id"],
                 condition=Q(state=JobState.PENDING),
             ),
             models.Index(
                 name="jobs_job_running", fields=["id"], condition=Q(state=JobState.RUNNING)
             ),
+            models.Index(
+                name="jobs_job_failed",
+                fields=["finished_at"],
+                condition=Q(state=JobState.FAILED),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.handler} {self.id}"
+
+    def save(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: it would write back what was read, over heartbeats and transitions since."""
+        raise DirectWrite("Job.save()")
+
+    def delete(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: handlers and signals hold stale rows. A queryset deletes final jobs."""
+        raise DirectWrite("Job.delete()")
 
     @transition(
         field=state, source=list(sources_of(JobEvent.CLAIM)), target=target_of(JobEvent.CLAIM)

@@ -1,4 +1,4 @@
-"""What is written beside a job and never changes its state: audit, outbox, log, artifacts."""
+"""What is written beside a job and never changes its state: audit, outbox, keys, log, files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ class AuditEntry(models.Model):
     reason = models.TextField()
     attempt = models.IntegerField()
     token = models.UUIDField(null=True)
+    #: The end of the lease that an entry out of RUNNING found; None for every other entry.
+    lease_until = models.DateTimeField(null=True)
     at = models.DateTimeField()
     txid = models.BigIntegerField()
+    #: 32 bytes: SHA-256 over the hash of this job's previous entry and this entry (ADR 0014).
+    hash = models.BinaryField()
 
     class Meta:
         default_permissions = ("view",)
@@ -71,10 +75,51 @@ class OutboxEntry(models.Model):
                 fields=["priority", "due_at"],
                 condition=Q(published_at__isnull=True),
             ),
+            models.Index(
+                name="jobs_outbox_rung_again",
+                fields=["published_at"],
+                condition=Q(rearms__gt=0, published_at__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.job_id} v{self.job_version}"
+
+
+class IdempotencyKey(models.Model):
+    """One idempotency key of one owner, and which job answers it.
+
+    Every key is here, also those that jobs have in their rows: a request may be answered by a job
+    that stands under the same unique key, and one index has to decide between two requests at once
+    (ADR 0017). A trigger deletes the row with the job that answers it.
+    """
+
+    #: That of the job that the request made, or would have made.
+    id = models.UUIDField(primary_key=True, editable=False)
+    #: As in the job's row, whose foreign key holds for both; None is the system.
+    owner_id = models.BigIntegerField(null=True)
+    key = models.CharField(max_length=200)
+    fingerprint = models.CharField(max_length=64, null=True)
+    #: The standing job, where the request made none.
+    answered_by = models.UUIDField(null=True)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                name="jobs_idempotency_once", fields=["owner_id", "key"], nulls_distinct=False
+            ),
+        ]
+        indexes = [
+            models.Index(
+                name="jobs_idempotency_answered",
+                fields=["answered_by", "key"],
+                condition=Q(answered_by__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class JobLogLine(models.Model):

@@ -17,6 +17,7 @@ WHERE o.id = ANY (ARRAY(
             AND w.priority = urgency.priority
             AND w.due_at <= statement_timestamp()
             AND (w.taken_until IS NULL OR w.taken_until < statement_timestamp())
+            AND w.queue <> ALL (%(without)s::text[])
         ORDER BY w.due_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg2
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -19,55 +16,12 @@ from jobs import lifecycle
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.states import ActorKind, JobEvent, JobState, is_legal
 from tests.conftest import JobFactory
-from tests.verbs import USER, claim, rolled_back
+from tests.refusals import constraint_of, execute, force, refused
+from tests.verbs import USER, claim, entry, lapse, rolled_back
 
 pytestmark = pytest.mark.django_db
 
 UNSIGNED = 0
-
-
-@contextmanager
-def refused(constraint: str) -> Iterator[None]:
-    """The statement inside is refused by this constraint or trigger."""
-    with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        yield
-    assert constraint_of(caught.value) == constraint
-
-
-def constraint_of(error: DatabaseError) -> str | None:
-    """The constraint that a statement broke, or that a trigger named."""
-    cause = error.__cause__
-    return cause.diag.constraint_name if isinstance(cause, psycopg2.Error) else None
-
-
-def execute(statement: str, *parameters: Any) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return int(cursor.rowcount)
-
-
-def force(job_id: UUID, target: JobState, **changes: Any) -> None:
-    """One step in plain SQL: state, version + 1, and the columns that CHECKs tie to them."""
-    running = target is JobState.RUNNING
-    final = target not in {JobState.PENDING, JobState.RUNNING}
-    before = Job.objects.get(id=job_id)
-    stays = running and before.state == JobState.RUNNING
-    columns: dict[str, Any] = {
-        "state": target.value,
-        "version": before.version + 1,
-        "attempt": before.attempt + (running and not stays),
-        "lease_token": (before.lease_token if stays else uuid4()) if running else None,
-        **changes,
-    }
-    names = ", ".join(f"{name} = %s" for name in columns)
-    values = [str(value) if isinstance(value, UUID) else value for value in columns.values()]
-    execute(
-        f"UPDATE jobs_job SET {names},"
-        f" lease_until = {'now()' if running else 'NULL'},"
-        f" finished_at = {'now()' if final else 'NULL'} WHERE id = %s",
-        *values,
-        str(job_id),
-    )
 
 
 def takes(job: Job, target: JobState, event: JobEvent, actor: ActorKind, signed: int) -> bool:
@@ -88,6 +42,7 @@ def test_every_signed_step_is_judged_as_the_table_judges_it(
     job_factory: JobFactory, source: JobState
 ) -> None:
     [job] = job_factory(source)
+    lapse([job])  # or no rescuer might take it
     steps = product(JobState, JobEvent, ActorKind)
     wrong = [
         (target, event, actor)
@@ -136,12 +91,25 @@ def test_every_birth_is_judged_as_the_table_judges_it(job_factory: JobFactory) -
         forged = bool(signed) and actor is ActorKind.DATABASE
         if is_legal(None, state, JobEvent.SUBMIT, signer) and not forged:
             assert execute(insert, str(job.id)) == 1
-            entry = AuditEntry.objects.order_by("-at").first()
-            assert entry is not None
-            assert (entry.event, entry.actor_kind, entry.version) == ("submit", signer, 1)
+            newest = AuditEntry.objects.order_by("-at").first()
+            assert newest is not None
+            assert (newest.event, newest.actor_kind, newest.version) == ("submit", signer, 1)
         else:
             with refused("jobs_job_edge"):
                 execute(insert, str(job.id))
+
+
+def born(**changes: int) -> None:
+    """Insert a job, or not, in plain SQL."""
+    columns: dict[str, Any] = {
+        "id": str(uuid4()), "handler": "h", "queue": "default", "priority": 0, "tenant": "",
+        "payload": "{}", "state": "PENDING", "version": 1, "attempt": 0, "failed_attempts": 0,
+        "lost_attempts": 0, "max_attempts": 3, "worker": "", "progress": 0, "progress_seq": 0,
+        "progress_message": "", "event": "submit", "actor_kind": "system", "actor_id": "",
+        "reason": "", "signed_version": 1, **changes,
+    }  # fmt: skip
+    places = ", ".join(["%s"] * len(columns))
+    execute(f"INSERT INTO jobs_job ({', '.join(columns)}) VALUES ({places})", *columns.values())
 
 
 @pytest.mark.parametrize(
@@ -150,7 +118,7 @@ def test_every_birth_is_judged_as_the_table_judges_it(job_factory: JobFactory) -
 )
 def test_a_job_cannot_be_born_with_a_past(changes: dict[str, int]) -> None:
     with refused("jobs_job_edge"):
-        Job.objects.create(handler="h", queue="default", max_attempts=3, **changes)
+        born(**changes)
 
 
 # --------------------------------------------------------------------------------- edits by hand
@@ -161,14 +129,14 @@ def test_a_legal_update_by_hand_is_signed_by_the_database(job_factory: JobFactor
     Job.objects.filter(id=job.id).update(
         state=JobState.CANCELLED, version=F("version") + 1, finished_at=Now()
     )
-    entry = AuditEntry.objects.get(job_id=job.id, version=2)
-    assert (entry.from_state, entry.to_state) == ("PENDING", "CANCELLED")
-    assert (entry.event, entry.actor_kind, entry.actor_id) == (
+    found = entry(job.id, 2)
+    assert (found.from_state, found.to_state) == ("PENDING", "CANCELLED")
+    assert (found.event, found.actor_kind, found.actor_id) == (
         "hand_edit",
         "database",
         session_user(),
     )
-    assert entry.reason == "changed by hand in SQL"
+    assert found.reason == "changed by hand in SQL"
 
 
 def test_a_reason_given_by_hand_is_kept(job_factory: JobFactory) -> None:
@@ -176,8 +144,8 @@ def test_a_reason_given_by_hand_is_kept(job_factory: JobFactory) -> None:
     Job.objects.filter(id=job.id).update(
         state=JobState.PENDING, version=F("version") + 1, finished_at=None, reason="disk is back"
     )
-    entry = AuditEntry.objects.get(job_id=job.id, version=4)
-    assert (entry.actor_kind, entry.reason) == ("database", "disk is back")
+    found = entry(job.id, 4)
+    assert (found.actor_kind, found.reason) == ("database", "disk is back")
     assert OutboxEntry.objects.filter(job_id=job.id, job_version=4).count() == 1
 
 
@@ -218,26 +186,6 @@ def test_one_bad_row_refuses_the_whole_statement(job_factory: JobFactory) -> Non
     assert Job.objects.filter(state=JobState.PENDING).count() == 3
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"lease_token": uuid4()},
-        {"attempt": 7},
-        {"signed_version": 3},
-        {"cancel_requested_at": Now()},
-    ],
-)
-def test_columns_of_a_transition_do_not_move_alone(
-    job_factory: JobFactory, change: dict[str, Any]
-) -> None:
-    [job] = job_factory(JobState.RUNNING)
-    Job.objects.filter(id=job.id).update(lease_until=Now())  # a heartbeat is no transition
-    if "signed_version" in change:
-        change = {"signed_version": job.version + 1}
-    with refused("jobs_job_version"):
-        Job.objects.filter(id=job.id).update(**change)
-
-
 def test_a_running_job_keeps_its_token_through_a_cancel_request(job_factory: JobFactory) -> None:
     [job] = job_factory(JobState.RUNNING)
     with refused("jobs_job_token"):
@@ -265,6 +213,93 @@ def test_the_attempt_counts_claims(job_factory: JobFactory, extra: int) -> None:
         )
 
 
+# ------------------------------------------------------------------- leases, charges, COMPLETED
+
+BY_RESCUER = [
+    (JobEvent.RESCUE, JobState.PENDING),
+    (JobEvent.FAIL, JobState.FAILED),
+    (JobEvent.CANCEL, JobState.CANCELLED),
+]
+
+
+@pytest.mark.parametrize(("event", "target"), BY_RESCUER)
+def test_no_rescuer_takes_a_lease_that_holds(
+    job_factory: JobFactory, event: JobEvent, target: JobState
+) -> None:
+    [job] = job_factory(JobState.RUNNING)
+    signed = {"signed_version": 3, "event": event.value, "actor_kind": "rescuer"}
+    with refused("jobs_job_held"):
+        force(job.id, target, **signed)
+    lapse([job])
+    force(job.id, target, **signed)
+    found = entry(job.id)
+    assert found.lease_until is not None
+    assert found.lease_until < found.at
+
+
+@pytest.mark.parametrize("signed", [UNSIGNED, 3])
+def test_others_end_an_attempt_whose_lease_holds(job_factory: JobFactory, signed: int) -> None:
+    """Its holder, and whoever does it by hand: the holder then finds its token gone."""
+    [job] = job_factory(JobState.RUNNING)
+    force(job.id, JobState.PENDING, signed_version=signed, event="release", actor_kind="worker")
+    found = entry(job.id)
+    assert found.lease_until == job.lease_until
+    assert found.actor_kind == ("worker" if signed else "database")
+
+
+def test_only_entries_out_of_running_name_a_lease(job_factory: JobFactory) -> None:
+    [job] = job_factory(JobState.RUNNING)
+    lifecycle.cancel([job.id], actor=USER)
+    lapse([job])
+    lifecycle.rescue(limit=1, actor_id="r")
+    lifecycle.reopen([job.id], actor=USER)
+    entries = AuditEntry.objects.filter(job_id=job.id).order_by("version")
+    named = [one.event for one in entries if one.lease_until is not None]
+    assert named == ["cancel"]
+    assert [one.event for one in entries][-3:] == ["request_cancel", "cancel", "reopen"]
+
+
+CHARGES = {
+    "retry": (JobState.PENDING, "worker", (1, 0)),
+    "fail": (JobState.FAILED, "worker", (1, 0)),
+    "release": (JobState.PENDING, "worker", (0, 0)),
+    "succeed": (JobState.COMPLETED, "worker", (0, 0)),
+    "rescue": (JobState.PENDING, "rescuer", (0, 1)),
+    "by hand": (JobState.PENDING, "", (0, 0)),
+}
+
+
+@pytest.mark.parametrize("event", CHARGES)
+def test_charges_follow_from_the_event(job_factory: JobFactory, event: str) -> None:
+    target, actor, due = CHARGES[event]
+    [job] = job_factory(JobState.RUNNING)
+    lapse([job])
+    signed = {"signed_version": 3, "event": event, "actor_kind": actor} if actor else {}
+    for charged in product(range(3), range(3)):
+        counts = {"failed_attempts": charged[0], "lost_attempts": charged[1]}
+        if charged != due:
+            with refused("jobs_job_charges"):
+                force(job.id, target, **signed, **counts)
+    force(job.id, target, **signed, failed_attempts=due[0], lost_attempts=due[1])
+
+
+def test_only_a_reopening_forgives(job_factory: JobFactory) -> None:
+    [job] = job_factory(JobState.FAILED)
+    with refused("jobs_job_charges"):
+        force(job.id, JobState.PENDING, failed_attempts=0)
+    with refused("jobs_job_charges"):
+        force(
+            job.id,
+            JobState.PENDING,
+            signed_version=4,
+            event="reopen",
+            actor_kind="admin",
+            failed_attempts=1,
+        )
+    lifecycle.reopen([job.id], actor=USER)
+    assert Job.objects.get(id=job.id).failed_attempts == 0
+
+
 def test_a_running_job_needs_a_lease_and_no_other_has_one(job_factory: JobFactory) -> None:
     [waiting] = job_factory()
     with refused("jobs_job_lease"):
@@ -278,37 +313,10 @@ def test_an_ended_job_has_a_time_and_no_other_has_one(job_factory: JobFactory) -
     with refused("jobs_job_finished"):
         Job.objects.filter(id=job.id).update(state=JobState.CANCELLED, version=F("version") + 1)
     with refused("jobs_job_finished"):
-        Job.objects.filter(id=job.id).update(finished_at=Now())
-
-
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("id", f"'{uuid4()}'"),
-        ("handler", "'other'"),
-        ("payload", """'{"action": "exit"}'"""),
-        ("submitted_at", "now() - interval '1 day'"),
-        ("idempotency_key", "'k'"),
-    ],
-)
-def test_what_was_asked_for_never_changes(job_factory: JobFactory, column: str, value: str) -> None:
-    [job] = job_factory()
-    with refused("jobs_job_fixed"):
-        execute(f"UPDATE jobs_job SET {column} = {value} WHERE id = %s", str(job.id))
-
-
-def test_the_owner_never_changes(job_factory: JobFactory, django_user_model: Any) -> None:
-    [job] = job_factory()
-    other = django_user_model.objects.create_user("somebody")
-    with refused("jobs_job_fixed"):
-        Job.objects.filter(id=job.id).update(owner=other)
-
-
-@pytest.mark.parametrize("priority", [-1, 10])
-def test_priorities_are_0_to_9(job_factory: JobFactory, priority: int) -> None:
-    [job] = job_factory()
-    with refused("jobs_job_priority"):
-        Job.objects.filter(id=job.id).update(priority=priority)
+        Job.objects.filter(id=job.id).update(
+            state=JobState.RUNNING, version=F("version") + 1, attempt=1, lease_token=uuid4(),
+            lease_until=Now(), finished_at=Now(),
+        )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------- nothing disappears

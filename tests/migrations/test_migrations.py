@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from pytest_django import DjangoDbBlocker
+
+from jobs.models import AuditEntry, Job
+from tests.chain import whole
 
 ALIAS = "scratch"
 
@@ -21,6 +24,8 @@ TRIGGERS = {
     ("jobs_job", "jobs_guard_transition"),
     ("jobs_job", "jobs_guard_fixed"),
     ("jobs_job", "jobs_guard_birth"),
+    ("jobs_job", "jobs_guard_beat"),
+    ("jobs_job", "jobs_keep_completed"),
     ("jobs_job", "jobs_record_birth"),
     ("jobs_job", "jobs_record_transition"),
     ("jobs_job", "jobs_keep_active"),
@@ -29,12 +34,30 @@ TRIGGERS = {
     ("jobs_auditentry", "jobs_audit_own_hand"),
 }
 
+NEW_IN_0003 = {("jobs_job", "jobs_guard_beat"), ("jobs_job", "jobs_keep_completed")}
+
 BIRTH = """
     INSERT INTO jobs_job (id, handler, queue, priority, tenant, payload, state, version, attempt,
         failed_attempts, lost_attempts, max_attempts, worker, progress, progress_message,
         progress_seq, event, actor_kind, actor_id, reason, signed_version)
     VALUES (%s, 'h', 'default', 0, '', '{}', 'PENDING', 1, 0, 0, 0, 3, '', 0, '', 0, 'submit',
         'system', '', '', 1)
+"""
+
+CLAIM = """
+    UPDATE jobs_job SET state = 'RUNNING', version = version + 1, signed_version = version + 1,
+        attempt = attempt + 1, event = 'claim', actor_kind = 'worker', actor_id = 'w', reason = '',
+        lease_token = gen_random_uuid(), lease_until = now() WHERE id = %s
+"""
+SUCCEED = """
+    UPDATE jobs_job SET state = 'COMPLETED', version = version + 1, signed_version = version + 1,
+        event = 'succeed', actor_kind = 'worker', actor_id = 'w', reason = 'fünf "Zeilen"\t\x01',
+        lease_token = NULL, lease_until = NULL, finished_at = now(), result = '1' WHERE id = %s
+"""
+RELEASE = """
+    UPDATE jobs_job SET state = 'PENDING', version = version + 1, signed_version = version + 1,
+        event = 'release', actor_kind = 'worker', actor_id = 'w', reason = 'stopping',
+        lease_token = NULL, lease_until = NULL WHERE id = %s
 """
 
 
@@ -143,6 +166,94 @@ def test_the_guard_goes_and_comes_back_around_the_data(scratch: BaseDatabaseWrap
     assert execute(scratch, "SELECT count(*) FROM jobs_job") == [(2,)]
     with pytest.raises(DatabaseError, match="version must go"), transaction.atomic(ALIAS):
         execute(scratch, "UPDATE jobs_job SET state = 'RUNNING' WHERE id = %s", job_id)
+
+
+def populated(on: BaseDatabaseWrapper) -> list[str]:
+    """Jobs that wait, run, are done, and went a long way; the last one's row is gone."""
+    ids = [str(uuid4()) for _ in range(5)]
+    waiting, running, done, far, gone = ids
+    for job_id in ids:
+        execute(on, BIRTH, job_id)
+    for job_id in (running, done, gone):
+        execute(on, CLAIM, job_id)
+    for job_id in (done, gone):
+        execute(on, SUCCEED, job_id)
+    for _ in range(12):  # past 9, where an order by text would go wrong
+        execute(on, CLAIM, far)
+        execute(on, RELEASE, far)
+    execute(on, "DELETE FROM jobs_job WHERE id = %s", gone)
+    return [waiting, running, done, far]
+
+
+def test_entries_from_before_the_chain_are_chained(scratch: BaseDatabaseWrapper) -> None:
+    migrate(scratch, "0002_guard")
+    ids = populated(scratch)
+    before = execute(scratch, "SELECT * FROM jobs_auditentry ORDER BY job_id, version")
+    migrate(scratch, latest())
+    assert all(whole(UUID(job_id), ALIAS) for job_id in ids)
+    assert not AuditEntry.objects.using(ALIAS).filter(hash=b"").exists()
+    after = execute(
+        scratch,
+        "SELECT job_id, version, from_state, to_state, event, actor_kind, actor_id, reason,"
+        " attempt, token, at, txid FROM jobs_auditentry ORDER BY job_id, version",
+    )
+    assert after == before
+    assert triggers(scratch) >= TRIGGERS
+
+
+def test_work_goes_on_after_migrating_forwards_and_backwards(scratch: BaseDatabaseWrapper) -> None:
+    migrate(scratch, "0002_guard")
+    [waiting, running, done, far] = populated(scratch)
+    migrate(scratch, latest())
+    execute(scratch, CLAIM, waiting)
+    execute(scratch, SUCCEED, running)
+    execute(scratch, CLAIM, far)
+    assert all(whole(UUID(job_id), ALIAS) for job_id in (waiting, running, done, far))
+    with pytest.raises(DatabaseError, match="final for ever"), transaction.atomic(ALIAS):
+        execute(scratch, "UPDATE jobs_job SET queue = 'x' WHERE id = %s", done)
+
+    migrate(scratch, "0002_guard")
+    assert triggers(scratch) == TRIGGERS - NEW_IN_0003
+    assert not {name for name in leftovers(scratch) if "chain" in name or "hash" in name}
+    execute(scratch, SUCCEED, waiting)
+    execute(scratch, RELEASE, far)
+
+    migrate(scratch, latest())
+    assert all(whole(UUID(job_id), ALIAS) for job_id in (waiting, running, done, far))
+
+
+def test_a_job_without_history_gets_an_empty_chain(scratch: BaseDatabaseWrapper) -> None:
+    migrate(scratch, "0001_initial")
+    execute(scratch, BIRTH, str(uuid4()))
+    migrate(scratch, latest())
+    job = Job.objects.using(ALIAS).get()
+    assert (bytes(job.audit_hash), job.changed_at) == (b"", job.submitted_at)
+    execute(scratch, CLAIM, str(job.id))
+    [found] = AuditEntry.objects.using(ALIAS)
+    assert (found.version, found.event) == (2, "claim")
+
+
+def test_keys_from_before_their_table_are_copied(scratch: BaseDatabaseWrapper) -> None:
+    migrate(scratch, "0003_audit_chain")
+    job_id = str(uuid4())
+    keyed = BIRTH.replace("signed_version)", "signed_version, idempotency_key, fingerprint)")
+    execute(scratch, keyed.replace("1)", "1, 'k', 'f')"), job_id)
+    execute(scratch, BIRTH, str(uuid4()))
+    migrate(scratch, latest())
+    copied = "SELECT id::text, owner_id, key, fingerprint, answered_by FROM jobs_idempotencykey"
+    assert execute(scratch, copied) == [(job_id, None, "k", "f", None)]
+
+
+def test_a_backfill_that_fails_leaves_the_triggers_on(scratch: BaseDatabaseWrapper) -> None:
+    migrate(scratch, "0002_guard")
+    [waiting, *_] = populated(scratch)
+    # Such a row was possible then; the constraint that comes last in the migration refuses it.
+    execute(scratch, "UPDATE jobs_job SET result = '1' WHERE id = %s", waiting)
+    with pytest.raises(IntegrityError, match="jobs_job_result"):
+        migrate(scratch, latest())
+    assert triggers(scratch) == TRIGGERS - NEW_IN_0003
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(ALIAS):
+        execute(scratch, "DELETE FROM jobs_auditentry")
 
 
 def test_hot_tables_leave_room_for_updates_in_place(scratch: BaseDatabaseWrapper) -> None:
