@@ -2,13 +2,15 @@
 
 Redis may forget anything or be gone at any time, so every failure here is an ordinary answer
 (``None``) and never an exception. After one failure this process leaves Redis alone for
-``cache_retry_seconds``: a frozen Redis costs one bounded wait per second, not one per request.
+``cache_retry_seconds``; then one caller finds out for all. A frozen Redis costs one bounded wait
+per second, not one per request.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,9 +19,10 @@ from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection
 from redis.retry import Retry
 
-from jobs import conf
+from jobs import conf, names
 
 log = logging.getLogger("jobs.cache")
 
@@ -31,36 +34,96 @@ class Breaker:
 
     def __init__(self) -> None:
         self._closed_again_at = 0.0
+        self._failed_at = float("-inf")
         self._lock = Lock()
+
+    def seconds_since_failure(self) -> float:
+        """How long ago Redis last failed this process; infinite if it never did."""
+        return time.monotonic() - self._failed_at
 
     def is_open(self) -> bool:
         return time.monotonic() < self._closed_again_at
 
+    def admits(self, trial_seconds: float) -> bool:
+        """Whether the caller may ask Redis. After a failure it may once per ``trial_seconds``."""
+        if not self._closed_again_at:
+            return True
+        with self._lock:
+            if self.is_open():
+                return False
+            self._closed_again_at = time.monotonic() + trial_seconds
+            return True
+
     def trip(self, seconds: float) -> bool:
         """Open it; True for the first of a burst, so that one line is logged and not thousands."""
         with self._lock:
-            fresh = not self.is_open()
-            self._closed_again_at = time.monotonic() + seconds
+            fresh = not self._closed_again_at
+            self._failed_at = time.monotonic()
+            self._closed_again_at = self._failed_at + seconds
             return fresh
 
     def reset(self) -> None:
+        """Close it: Redis answers."""
         self._closed_again_at = 0.0
+
+    def forget(self) -> None:
+        """As new, for processes that outlive one Redis, such as tests."""
+        self.reset()
+        self._failed_at = float("-inf")
 
 
 breaker = Breaker()
 
 
-def ask(question: Callable[[redis.Redis], T]) -> T | None:
-    """Put a question to Redis; None if there is no Redis, it is left alone, or it failed."""
+def ask(question: Callable[[redis.Redis], T], *, proves: bool = True) -> T | None:
+    """Put a question to Redis; None if there is no Redis, it is left alone, or it failed.
+
+    Not ``proves``: it waits for news, whose absence does not tell that Redis lives.
+    """
     settings = conf.get()
-    if not settings.cache_url or breaker.is_open():
+    retry_seconds = settings.cache_retry_seconds
+    if not settings.cache_url:
+        return None
+    admitted = breaker.admits(retry_seconds) if proves else not breaker.is_open()
+    if not admitted:
         return None
     try:
-        return question(client())
+        answer = _answer(question)
     except (redis.RedisError, OSError, ValueError) as error:
-        if breaker.trip(settings.cache_retry_seconds):
-            log.warning("Redis is left alone for %ss: %s", settings.cache_retry_seconds, error)
+        if breaker.trip(retry_seconds):
+            log.warning("Redis is left alone, and tried every %ss: %s", retry_seconds, error)
         return None
+    if proves:
+        breaker.reset()
+    return answer
+
+
+def _answer(question: Callable[[redis.Redis], T]) -> T:
+    """One kept connection that turns out broken says nothing about Redis: a fresh one is tried."""
+    began = time.monotonic()
+    try:
+        return question(client())
+    except redis.ConnectionError as error:
+        late = time.monotonic() - began > conf.get().cache_timeout_seconds / 2
+        if late or isinstance(error.__cause__ or error.__context__, ConnectionRefusedError):
+            raise
+        return question(client())
+
+
+def watch() -> None:
+    """Notice every outage of Redis from now on, also while nobody asks this process anything.
+
+    Whoever was away with Redis may have missed news. A process that did not notice the outage would
+    go on to trust what Redis still holds, and contradict those that did.
+    """
+    if conf.get().cache_url:
+        threading.Thread(target=_keep_asking, name="jobs-cache-watch", daemon=True).start()
+
+
+def _keep_asking() -> None:
+    while True:
+        time.sleep(conf.get().cache_timeout_seconds / 2)
+        ask(lambda r: r.ping())
 
 
 def client() -> redis.Redis:
@@ -71,12 +134,15 @@ def client() -> redis.Redis:
 def waiting_client(timeout_seconds: float) -> redis.Redis:
     """A connection of its own for subscriptions, whose reads may block for ``timeout_seconds``."""
     settings = conf.get()
-    return redis.Redis.from_url(
-        settings.cache_url,
-        socket_connect_timeout=settings.cache_timeout_seconds,
-        socket_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
+    pool = _bounded(
+        redis.ConnectionPool.from_url(
+            settings.cache_url,
+            socket_connect_timeout=settings.cache_timeout_seconds,
+            socket_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
     )
+    return redis.Redis.from_pool(pool)
 
 
 def subscribed(connection: redis.Redis, channel: str) -> Any:
@@ -97,4 +163,29 @@ def _client(pid: int, url: str, timeout_seconds: float) -> redis.Redis:
         socket_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis(connection_pool=_bounded(pool))
+
+
+class _Tcp(Connection):
+    """redis-py bounds the connecting but not the look-up of the name before it."""
+
+    def _connect(self) -> Any:
+        names.resolve(self.host, self.port, self.socket_connect_timeout or 0.0)
+        return super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+
+
+class _Tls(SSLConnection):
+    """The same over TLS."""
+
+    def _connect(self) -> Any:
+        names.resolve(self.host, self.port, self.socket_connect_timeout or 0.0)
+        return super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+
+
+_BOUNDED = {Connection: _Tcp, SSLConnection: _Tls}
+P = TypeVar("P", bound=redis.ConnectionPool)
+
+
+def _bounded(pool: P) -> P:
+    pool.connection_class = _BOUNDED.get(pool.connection_class, pool.connection_class)
+    return pool

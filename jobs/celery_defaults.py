@@ -15,7 +15,7 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_channel_error_retry = True
 broker_connection_timeout = conf.get().publish_timeout_seconds
-broker_heartbeat = 20
+broker_heartbeat = 10
 broker_pool_acquire_timeout = 5
 
 task_acks_late = True

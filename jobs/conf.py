@@ -32,10 +32,14 @@ class JobsSettings(BaseModel):
     delivery_limit: Count = 20
     """Deliveries of one doorbell before the broker dead-letters it."""
 
-    lease_seconds: Seconds = 30.0
+    lease_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long a claim holds without a heartbeat. A dead worker's job waits at most this long."""
     heartbeat_seconds: Seconds = 1.0
     """Time between two heartbeats of a holder; also how soon it hears of a cancel."""
+    doubt_seconds: Seconds = 5.0
+    """Rest of a lease once RabbitMQ has redelivered the doorbell of a running job."""
+    claim_patience_seconds: Annotated[float, Field(gt=0, lt=1800)] = 900.0
+    """How long a worker waits for a database that is away. RabbitMQ allows 30 min by default."""
     max_lost_attempts: Count = 5
     """Attempts that may end with a dead or stalled worker before the job becomes FAILED."""
     max_attempts: Count = 3
@@ -51,22 +55,32 @@ class JobsSettings(BaseModel):
     """Outbox rows that the relay takes at once."""
     relay_poll_seconds: Seconds = 0.25
     """Longest wait of the relay between two looks when no wake-up arrives."""
-    relay_take_seconds: Seconds = 30.0
+    relay_take_seconds: Seconds = 15.0
     """How long a relay may sit on rows it took before another relay may take them."""
-    publish_timeout_seconds: Seconds = 10.0
-    """Bound on waiting for the broker: connect, publish, confirm."""
-    rearm_seconds: Seconds = 60.0
-    """Age of a published but unclaimed doorbell at which the reconciler rings again; doubles."""
+    publish_timeout_seconds: Seconds = 3.0
+    """Longest silence of the broker that is borne: at connect, at publish, between confirms."""
+    rearm_seconds: Seconds = 20.0
+    """Age of a published but unclaimed doorbell at which the reconciler may ring again; doubles."""
     rearm_cap_seconds: Seconds = 900.0
     """Upper bound of that doubling."""
-    rearm_batch_size: Count = 1000
-    """Doorbells that one reconciler tick may ring again."""
+    rearm_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Waiting jobs of each queue that one reconciler tick looks at."""
+    rearm_outstanding: Count = 1000
+    """Doorbells rung again and not answered, at once, for each queue and handler."""
+    rearm_probes: Count = 10
+    """The same while nothing proves that doorbells were lost: the queue may only be long."""
     maintenance_poll_seconds: Seconds = 1.0
     """Time between two ticks of the scheduler process."""
     outbox_retention_seconds: Seconds = 86_400.0
     """How long a published outbox row is kept after its job has moved on."""
+    orphan_seconds: Seconds = 86_400.0
+    """Age at which a file is removed that an attempt wrote without completing its job."""
     worker_stale_seconds: Seconds = 30.0
-    """Silence after which a worker is shown as gone."""
+    """Silence after which a worker is shown as gone, and ``jobs_health`` fails."""
+    deaf_seconds: Seconds = 30.0
+    """How long jobs wait beside a free, silent worker before it rebuilds its consumer, or exits."""
+    health_directory: Path | None = None
+    """Where processes leave the beats that ``jobs_health`` reads. Empty: the temporary folder."""
 
     cache_url: str = ""
     """Redis for status copies and wake-ups, ``redis://host:port/db``. Empty: no cache."""
@@ -87,6 +101,14 @@ class JobsSettings(BaseModel):
 
     api_prefix: str = "/api/v1/"
     """Where the project mounts ``jobs.api.urls``; used for links inside cached answers."""
+    trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    """Proxies in front of every API process that add to X-Forwarded-For. 0: nobody is believed."""
+    auth_failures_limit: Count | None = 30
+    """Requests with a wrong key from one address, or for one key, before 429. None: no limit."""
+    auth_failures_window_seconds: Seconds = 60.0
+    """Time in which these are counted, and the longest time for which they are refused."""
+    pending_limit_per_owner: Count | None = 100_000
+    """PENDING jobs that one owner may have before the API answers 429. None: no limit."""
     payload_limit_bytes: Count = 256 * 1024
     """Largest payload of one job, as JSON."""
     result_limit_bytes: Count = 1024 * 1024
@@ -114,6 +136,8 @@ class JobsSettings(BaseModel):
     def _sane(self) -> JobsSettings:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError("lease_seconds must be at least 3 x heartbeat_seconds")
+        if self.doubt_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("doubt_seconds must be at least 3 x heartbeat_seconds")
         if any(not root.is_absolute() for root in self.data_roots):
             raise ValueError("data_roots must be absolute paths")
         if len(set(self.queues)) != len(self.queues):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -57,6 +58,17 @@ class Context(ABC):
 
         Raises ValueError for a name that is not a plain file name, a name used twice, or a file
         above ``artifact_limit_bytes``.
+        """
+
+    @abstractmethod
+    def on_completion(self, write: Callable[[], None]) -> None:
+        """Let ``write`` run inside the transaction that completes the job, in this thread.
+
+        It writes to the same database, through Django's default connection, and commits with the
+        job or not at all: never for an attempt that failed, was cancelled or lost its lease. It may
+        run again after a try that was rolled back, so it must touch nothing but that database, and
+        it must be quick, because the job's row stays locked. What it raises rolls everything back
+        and is the attempt's failure. Several run in the order of the calls.
         """
 
     @abstractmethod

@@ -29,3 +29,7 @@ def seconds_since_stop() -> float | None:
     """Seconds since the stop began, or None while the worker is not stopping."""
     (moment,) = struct.unpack("d", _flag[:8])
     return None if moment == 0.0 else time.monotonic() - moment
+
+
+class Stopping(Exception):
+    """The worker is stopping, and this message shall go to another one."""

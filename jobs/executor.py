@@ -1,142 +1,225 @@
 """One message's jobs: claim them, run each as a chain of small steps, record what became of it.
 
-Handlers run with no transaction open. Only ``_outcome`` maps what happened to an event, and only
-``lifecycle`` writes it.
+Handlers run with no transaction open. Only ``_attempted`` maps what happened to an event, and only
+``lifecycle`` writes it. Signals reach handlers and nothing else: a shield is up all the time but
+then. Whatever goes wrong leaves no lease behind that is renewed for nobody.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import connection
 
-from jobs import conf, drain, heart, jsontext, lifecycle, policy, registry
-from jobs.errors import HandlerSignal, JobReleased, JobsError, PermanentFailure
-from jobs.registry import Handler
+from jobs import conf, connections, drain, heart, lifecycle, policy, registry, transactions
+from jobs.calling import result_of
+from jobs.errors import HandlerSignal, JobReleased, JobsError
+from jobs.hosts import Host
 from jobs.running import Run
 from jobs.states import JobEvent
 from jobs.values import Attempt, Doorbell, Outcome, Settled
 
 log = logging.getLogger("jobs.executor")
 
-_RECORD_AGAIN_SECONDS = 0.5
+T = TypeVar("T")
+
+#: How long a supervisor may take from the first of its signals to the last.
+_SIGNALS_APART_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 
 class Executor:
     """Runs attempts in this process. Safe to use from several threads."""
 
-    def __init__(self, worker: str, *, may_end_process: bool = False) -> None:
+    def __init__(self, worker: str, host: Host | None = None) -> None:
         self.worker = worker
-        self._may_end_process = may_end_process
+        self._host = host or Host()
         self._heart: heart.Heart | None = None
         self._lock = threading.Lock()
 
-    def answer(self, doorbells: Sequence[Doorbell]) -> list[Settled]:
-        """Run every job that these doorbells rightly announce; returns what was recorded."""
-        if connection.in_atomic_block:
+    def answer(self, doorbells: Sequence[Doorbell], *, redelivered: bool = False) -> list[Settled]:
+        """Run every job that these doorbells rightly announce; returns what was recorded.
+
+        ``redelivered``: the broker lost sight of somebody who had this message before, so what
+        runs already is doubted. Waits while the database is away, at most
+        ``claim_patience_seconds``, and then leaves the jobs to the reconciler. Raises
+        drain.Stopping if the worker is stopping before anything was claimed.
+        """
+        if connection.in_atomic_block and not self._host.ends:
             raise RuntimeError("handlers never run inside a transaction")
+        self._host.raise_shield()
+        try:
+            return self._answer(doorbells, redelivered=redelivered)
+        finally:
+            self._host.lower_shield()
+
+    def _answer(self, doorbells: Sequence[Doorbell], *, redelivered: bool) -> list[Settled]:
         # A connection that is kept across messages is asked before use whether it still lives.
-        close_old_connections()
-        attempts = lifecycle.claim(doorbells, worker=self.worker, handlers=registry.names())
-        runs = [Run(attempt, _timeout_seconds(attempt)) for attempt in attempts]
-        self._beating().hold(runs)
+        connections.refresh()
+        runs: list[Run] = []
         settled: list[Settled] = []
-        for run in runs:
-            settled += self._settle(run)
+        try:
+            self._claim(doorbells, runs)
+            if redelivered:
+                self._doubt(doorbells, runs)
+            for run in runs:
+                settled.append(self._settle(run))
+                self._leave_if_told()
+        finally:
+            self._give_back(runs[len(settled) :])
         return settled
 
-    def _settle(self, run: Run) -> list[Settled]:
-        outcome = _attempted(run)
-        run.close()
+    def _claim(self, doorbells: Sequence[Doorbell], runs: list[Run]) -> None:
+        claim = lifecycle.Claim(doorbells, worker=self.worker, handlers=registry.names())
+
+        def must_stop() -> bool:
+            return _is_stopping() or self._host.signal_waits
+
+        try:
+            attempts = transactions.patiently(
+                claim, conf.get().claim_patience_seconds, stop=must_stop
+            )
+        except transactions.AWAY as error:
+            if must_stop():
+                raise drain.Stopping("worker is stopping") from error
+            log.error("nothing claimed, the reconciler will ring again: %s", error)
+            return
+        runs += [Run(attempt, _timeout_seconds(attempt)) for attempt in attempts]
+        self._beating().hold(runs)
+
+    def _doubt(self, doorbells: Sequence[Doorbell], runs: list[Run]) -> None:
+        claimed = {run.job_id for run in runs}
+        others = [bell for bell in doorbells if bell.job_id not in claimed]
+        try:
+            lifecycle.doubt(others)
+        except transactions.AWAY as error:
+            # It only makes a rescue sooner.
+            log.warning("not doubted: %s", error)
+
+    def _settle(self, run: Run) -> Settled:
+        outcome = self._attempted(run)
+        self._host.raise_shield()
+        self._tidy()
         self._beating().let_go(run)
         settled = self._record(_with_records(outcome, run))
-        for one in settled:
-            if one.fenced:
-                log.warning("job %s: fenced, another worker holds it now", one.job_id)
+        self._beating().settled(run)
+        if settled.fenced:
+            log.warning("job %s: fenced, another worker holds it now", settled.job_id)
         return settled
 
-    def _record(self, outcome: Outcome) -> list[Settled]:
-        """Finish, with a lease's worth of patience: a database that restarts just now must not
-        cost the work that is already done."""
-        give_up_at = time.monotonic() + conf.get().lease_seconds
-        while True:
-            try:
-                return lifecycle.finish([outcome], worker=self.worker)
-            except (InterfaceError, OperationalError) as error:
-                if time.monotonic() > give_up_at:
-                    raise
-                log.warning("job %s: not recorded yet: %s", outcome.attempt.job_id, error)
-                connection.close()
-                time.sleep(_RECORD_AGAIN_SECONDS)
+    def _tidy(self) -> None:
+        self._host.tidy()
+        connections.tidy()
+
+    def _attempted(self, run: Run) -> Outcome:
+        attempt = run.claimed
+        if _is_stopping():
+            run.ask(JobReleased("worker is stopping"))
+        try:
+            spec = registry.get(attempt.handler)
+            result = self._exposed(lambda: run.inside(lambda: result_of(spec, run)))
+        except HandlerSignal as error:
+            return _verdict(attempt, run.signal or _uncaught(error))
+        except BaseException as error:
+            # Whatever passed would leave the attempt unfinished and its lease renewed for ever.
+            if self._host.told_to_end is not None and _stops_soon():
+                return _verdict(attempt, JobReleased("worker is stopping"))
+            if isinstance(error, Exception):
+                _note(run, error)
+                return _verdict(attempt, error)
+            return _verdict(attempt, _uncaught(error))
+        return Outcome(attempt, JobEvent.SUCCEED, result=result, writes=tuple(run.writes))
+
+    def _exposed(self, work: Callable[[], T]) -> T:
+        try:
+            self._host.lower_shield()
+            return work()
+        finally:
+            self._host.raise_shield()
+
+    def _record(self, outcome: Outcome) -> Settled:
+        """Finish, with patience: a database that restarts just now must not cost the work that is
+        already done. If the lease lapses meanwhile, whoever comes first afterwards has the job."""
+
+        def finish() -> Settled:
+            [settled] = lifecycle.finish([outcome], worker=self.worker)
+            return settled
+
+        settings = conf.get()
+        patience = max(settings.lease_seconds, settings.claim_patience_seconds)
+        settled = transactions.patiently(finish, patience, stop=_must_have_stopped)
+        if settled.error is None:
+            return settled
+        log.info("job %s: not completed: %s", settled.job_id, policy.described(settled.error))
+        error = settled.error if isinstance(settled.error, Exception) else _uncaught(settled.error)
+        verdict = _verdict(outcome.attempt, error)
+        return self._record(replace(verdict, lines=outcome.lines))
+
+    def _leave_if_told(self) -> None:
+        """A process that was told to end has recorded its attempt, and goes."""
+        if self._host.told_to_end is not None:
+            raise self._host.told_to_end
+
+    def _give_back(self, runs: list[Run]) -> None:
+        """What an error has kept from being run or recorded: released if possible, else its lease
+        lapses, because nobody renews it any more."""
+        if not runs:
+            return
+        self._host.raise_shield()
+        for run in runs:
+            self._beating().let_go(run)
+        release = JobReleased("the worker could not run it")
+        waiting = [run for run in runs if run.began_at is None]
+        try:
+            outcomes = [heart.default_verdict(run.claimed, release) for run in waiting]
+            lifecycle.finish(outcomes, worker=self.worker)
+        except Exception as error:
+            log.warning("not handed back, their leases will lapse: %s", error)
+        for run in runs:
+            self._beating().settled(run)
 
     def _beating(self) -> heart.Heart:
         with self._lock:
             if self._heart is None or self._heart.pid != os.getpid():
-                self._heart = heart.Heart(
-                    self.worker, _verdict, may_end_process=self._may_end_process
-                )
+                self._heart = heart.Heart(self.worker, _verdict, self._host)
             return self._heart
 
 
-def _attempted(run: Run) -> Outcome:
-    attempt = run.claimed
-    try:
-        spec = registry.get(attempt.handler)
-        if drain.seconds_since_stop() is not None:
-            raise JobReleased("worker is stopping")
-        arguments = spec.arguments(attempt.payload, run)
-        with run:
-            value = _invoke(spec, arguments, run)
-        return Outcome(attempt, JobEvent.SUCCEED, result=_result(spec, value))
-    except HandlerSignal as error:
-        return _verdict(attempt, run.signal or error)
-    except Exception as error:
-        _note(run, error)
-        return _verdict(attempt, error)
-    except BaseException as error:
-        # Whatever passed would leave the attempt unfinished and its lease renewed for ever.
-        return _verdict(attempt, RuntimeError(f"the handler raised {type(error).__name__}"))
+def _is_stopping() -> bool:
+    return drain.seconds_since_stop() is not None
 
 
-def _invoke(spec: Handler, arguments: dict[str, Any], run: Run) -> Any:
-    if not spec.is_async:
-        return spec.function(**arguments)
+def _stops_soon() -> bool:
+    """Whether the worker is stopping too, or only this process was told to end.
 
-    async def bound() -> Any:
-        task = asyncio.current_task()
-        if task is not None:
-            run.bind(task)
-        return await spec.function(**arguments)
-
-    try:
-        return asyncio.run(bound())
-    except asyncio.CancelledError:
-        if run.signal is None:
-            raise
-        raise run.signal from None
+    A supervisor that signals a whole group reaches them all within a moment. A process that was
+    picked alone, by the handler itself perhaps, must not hand its job back for nothing, for ever.
+    """
+    ends = time.monotonic() + _SIGNALS_APART_SECONDS
+    while not _is_stopping() and time.monotonic() < ends:
+        time.sleep(_LOOK_SECONDS)
+    return _is_stopping()
 
 
-def _result(spec: Handler, value: Any) -> Any:
-    limit = spec.result_limit_bytes or conf.get().result_limit_bytes
-    try:
-        result = registry.jsonable(value)
-        size = len(jsontext.dumps(result))
-    except ValueError as error:
-        raise PermanentFailure(f"the result cannot be stored: {error}") from error
-    if size > limit:
-        raise PermanentFailure(
-            f"the result has {size} bytes of JSON; at most {limit} are allowed:"
-            " keep it as an artifact"
-        )
-    return result
+def _must_have_stopped() -> bool:
+    """Whether a stopping worker has used up all the time that handlers get to stop."""
+    settings = conf.get()
+    waited = drain.seconds_since_stop()
+    return waited is not None and (
+        waited > settings.drain_grace_seconds + 2 * settings.stop_grace_seconds
+    )
+
+
+def _uncaught(error: BaseException) -> RuntimeError:
+    return RuntimeError(f"the handler raised {type(error).__name__}")
 
 
 def _verdict(attempt: Attempt, error: BaseException) -> Outcome:
@@ -148,16 +231,7 @@ def _verdict(attempt: Attempt, error: BaseException) -> Outcome:
 
 
 def _with_records(outcome: Outcome, run: Run) -> Outcome:
-    beat = run.beat()
-    return Outcome(
-        attempt=outcome.attempt,
-        event=outcome.event,
-        reason=outcome.reason,
-        result=outcome.result,
-        artifacts=tuple(run.artifacts),
-        lines=beat.lines,
-        delay_seconds=outcome.delay_seconds,
-    )
+    return replace(outcome, artifacts=tuple(run.artifacts), lines=run.beat().lines)
 
 
 def _note(run: Run, error: Exception) -> None:

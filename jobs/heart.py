@@ -1,8 +1,9 @@
 """The heartbeat of one process: one thread that renews every lease the process holds.
 
 It is a thread beside the handlers, so a handler that hogs its own thread still keeps its lease, and
-a process that is frozen or gone does not. The same tick climbs the ladder by which handlers are
-stopped: ask, raise inside the handler, and at last end the process, if a supervisor replaces it.
+a process that is frozen or gone does not. A handler that keeps Python's interpreter lock to itself
+stops this thread too: the lease lapses, and another worker takes the job. The same tick climbs the
+ladder by which handlers are stopped: ask, raise inside the handler, and at last end the process.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from django.db import connection
 
-from jobs import conf, drain, lifecycle, policy
+from jobs import conf, drain, lifecycle, policy, transactions
 from jobs.errors import HandlerSignal, JobCancelled, JobReleased, JobTimeout
-from jobs.running import Run
+from jobs.hosts import Host
+from jobs.running import INTERRUPTS, Run
+from jobs.shield import SIGNALS
 from jobs.values import Attempt, Backoff, Outcome
 
 log = logging.getLogger("jobs.heart")
@@ -30,20 +34,24 @@ Verdict = Callable[[Attempt, HandlerSignal], Outcome]
 class Heart:
     """Beats while anything is held; sleeps otherwise. One per process, also after a fork."""
 
-    def __init__(self, worker: str, verdict: Verdict, *, may_end_process: bool) -> None:
+    def __init__(self, worker: str, verdict: Verdict, host: Host) -> None:
         self._worker = worker
         self._verdict = verdict
-        self._may_end_process = may_end_process
+        self._host = host
         self._runs: dict[object, Run] = {}
+        self._unsettled: dict[object, Run] = {}
         self._changed = threading.Condition()
         self._beating = threading.Lock()
         self._thread: threading.Thread | None = None
         self.pid = os.getpid()
 
     def hold(self, runs: list[Run]) -> None:
-        """Keep these attempts' leases from now on."""
+        """Keep these attempts' leases from now on. They are one message's, in their order."""
+        for run in runs:
+            run.group = tuple(runs)
         with self._changed:
             self._runs.update((run.token, run) for run in runs)
+            self._unsettled.update((run.token, run) for run in runs)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="jobs-heart", daemon=True)
                 self._thread.start()
@@ -56,7 +64,20 @@ class Heart:
         with self._beating:
             pass
 
+    def settled(self, run: Run) -> None:
+        """It is recorded what became of this attempt, or nobody will."""
+        with self._changed:
+            self._runs.pop(run.token, None)
+            self._unsettled.pop(run.token, None)
+
+    def is_busy(self) -> bool:
+        """Whether any attempt still needs this process."""
+        with self._changed:
+            return any(not run.over for run in self._unsettled.values())
+
     def _loop(self) -> None:
+        # The main thread's shield is of no use if the kernel gives the signal to this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         while True:
             with self._changed:
                 if not self._runs:
@@ -64,17 +85,31 @@ class Heart:
                 while not self._runs:
                     self._changed.wait()
             time.sleep(conf.get().heartbeat_seconds)
-            try:
-                self._tick()
-            except Exception:
-                # A beat that fails costs nothing until the lease lapses; the next one may succeed.
-                log.exception("heartbeat failed")
-                connection.close()
+            self._tick()
 
     def _tick(self) -> None:
+        with self._changed:
+            runs = list(self._runs.values())
+        # A beat that fails costs nothing until the lease lapses; the next one may succeed. What
+        # needs no database, such as a timeout, goes on meanwhile.
+        self._guarded(lambda: self._beat(runs))
+        for run in runs:
+            self._guarded(lambda run=run: self._climb(run))  # type: ignore[misc] # a lambda's default
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except transactions.AWAY as error:
+            log.warning("heartbeat failed: %s", str(error).strip())
+            connection.close()
+        except Exception:
+            log.exception("heartbeat failed")
+            connection.close()
+
+    def _beat(self, runs: list[Run]) -> None:
         with self._beating:
             with self._changed:
-                runs = list(self._runs.values())
+                runs = [run for run in runs if run.token in self._runs]
             beats = [run.beat() for run in runs]
             try:
                 pulses = lifecycle.heartbeat(beats)
@@ -87,7 +122,6 @@ class Heart:
                 run.ask(JobReleased("another worker holds the job now"))
             elif pulse.cancel_requested:
                 run.ask(JobCancelled("cancelled on request"))
-            self._climb(run)
 
     def _climb(self, run: Run) -> None:
         settings = conf.get()
@@ -95,29 +129,41 @@ class Heart:
         run.draining = waited is not None
         if run.ran_seconds() > run.timeout_seconds:
             run.ask(JobTimeout(f"ran longer than {run.timeout_seconds:g} s"))
-        elif waited is not None and waited > settings.drain_grace_seconds:
+        elif waited is not None and (run.began_at is None or waited > settings.drain_grace_seconds):
             run.ask(JobReleased("worker is stopping"))
         if run.asked_at is None or run.signal is None:
             return
-        ignored = time.monotonic() - run.asked_at
-        if ignored > 2 * settings.stop_grace_seconds:
+        if run.will_not_begin():
+            self._settle(run, self._verdict(run.claimed, run.signal))
+            return
+        # By what was done and not by the time alone: a slow database makes ticks rare, and no step
+        # may be left out.
+        now, grace = time.monotonic(), settings.stop_grace_seconds
+        if run.interrupted_at is not None and now - run.interrupted_at > grace:
             self._end(run, run.signal)
-        elif ignored > settings.stop_grace_seconds:
-            run.interrupt()
+        elif now - run.asked_at > grace:
+            run.interrupt(grace / INTERRUPTS)
+
+    def _settle(self, run: Run, outcome: Outcome) -> None:
+        """Record the end of an attempt from here; its own thread finds that recorded."""
+        lifecycle.finish([outcome], worker=self._worker)
+        run.over = True
+        with self._changed:
+            self._runs.pop(run.token, None)
 
     def _end(self, run: Run, reason: HandlerSignal) -> None:
         """The handler cannot be stopped: record what is true, then take its process away."""
         log.error("job %s ignores %s; its attempt is ended", run.job_id, reason.code)
-        lifecycle.finish([self._verdict(run.claimed, reason)], worker=self._worker)
-        with self._changed:
-            self._runs.pop(run.token, None)
-            waiting = [other for other in self._runs.values() if other.began_at is None]
-        if self._may_end_process:
-            release = JobReleased("a neighbour's process had to be ended")
-            lifecycle.finish(
-                [default_verdict(other.claimed, release) for other in waiting], worker=self._worker
-            )
-            os.kill(os.getpid(), signal.SIGKILL)
+        outcome = self._verdict(run.claimed, reason)
+        self._settle(run, replace(outcome, lines=run.beat().lines))
+        if not self._host.ends:
+            return
+        release = JobReleased("a neighbour's process had to be ended")
+        for other in run.group:
+            other.ask(release)
+            if other.will_not_begin() and not other.over:
+                self._settle(other, default_verdict(other.claimed, release))
+        self._host.end(self.is_busy)
 
 
 def default_verdict(attempt: Attempt, reason: HandlerSignal) -> Outcome:

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from jobs import cache, conf
+from jobs import cache, conf, seal
 from jobs.models import ApiKey, Scope
 
 
@@ -71,7 +71,7 @@ def look_up(secret: str) -> Principal | None:
         return None
     digest = ApiKey.digest_of(secret)
     cached = cache.ask(lambda r: r.get(_name(digest)))
-    if cached is not None and (principal := _parsed(cached)) is not None:
+    if cached is not None and (principal := _parsed(cached, digest)) is not None:
         return principal
     principal = _from_database(digest)
     if principal is not None:
@@ -96,16 +96,22 @@ def _from_database(digest: str) -> Principal | None:
 
 
 def _keep(digest: str, principal: Principal) -> None:
-    value = json.dumps(
-        [str(principal.key_id), principal.user_id, principal.is_staff, sorted(principal.scopes)]
-    )
+    who = [str(principal.key_id), principal.user_id, principal.is_staff, sorted(principal.scopes)]
+    content = json.dumps([digest, *who]).encode()
+    value = seal.of(content) + content
     life = round(conf.get().api_key_ttl_seconds * 1000)
     cache.ask(lambda r: r.set(_name(digest), value, px=life))
 
 
-def _parsed(value: Any) -> Principal | None:
+def _parsed(value: Any, digest: str) -> Principal | None:
+    """A copy says whose it is: under the name of another key it is nobody's."""
     try:
-        key_id, user_id, is_staff, scopes = json.loads(value)
+        mark, content = value[: seal.LENGTH], value[seal.LENGTH :]
+        if not seal.is_good(mark, content):
+            return None
+        whose, key_id, user_id, is_staff, scopes = json.loads(content)
+        if whose != digest:
+            return None
         return Principal(
             UUID(key_id), int(user_id), bool(is_staff), frozenset(Scope(s) for s in scopes)
         )

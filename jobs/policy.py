@@ -28,7 +28,7 @@ def after_error(attempt: Attempt, error: BaseException, backoff: Backoff, draw: 
     if isinstance(error, JobCancelled):
         return Outcome(attempt, JobEvent.CANCEL, reason="stopped on request")
     if isinstance(error, JobReleased):
-        return Outcome(attempt, JobEvent.RELEASE, reason="worker is stopping")
+        return Outcome(attempt, JobEvent.RELEASE, reason=clipped(str(error)) or "handed back")
     reason = described(error)
     failures = attempt.failed_attempts + 1
     if isinstance(error, PermanentFailure):
@@ -63,8 +63,12 @@ def rearm_delay_seconds(base_seconds: float, rearms: int, cap_seconds: float) ->
 
 def described(error: BaseException) -> str:
     """An error in words, for a reason column: its class when it is not one of ours, its text."""
-    text = str(error).strip()
     name = type(error).__name__
+    try:
+        text = str(error).strip()
+    except BaseException:
+        # Code of the handler's, and whatever it raises must not escape into the engine.
+        text = "its text cannot be shown"
     if isinstance(error, JobsError | HandlerSignal):
         return clipped(text or name)
     return clipped(f"{name}: {text}" if text else name)

@@ -9,45 +9,48 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
-from uuid import uuid4
+from collections.abc import Collection, Sequence
 
 from celery import Celery
 from django.db import connection
-from kombu import Connection, Producer
 
-from jobs import conf, doorbells, sql, topology
+from jobs import conf, sql, transactions
+from jobs.publisher import Message, Publisher, Refused, Taken
 from jobs.values import Doorbell
 
 log = logging.getLogger("jobs.relay")
 
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """An outbox row in this relay's hands."""
-
-    id: int
-    bell: Doorbell
-    queue: str
-    handler: str
-    priority: int
-    created_at: datetime
-    due_at: datetime
+#: How long a queue that refuses is left alone.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What goes out as one broker message: rows of one queue."""
+class Pauses:
+    """Leaves alone, for a while, queues that refuse, so that neither they nor others suffer.
 
-    queue: str
-    rows: tuple[Taken, ...]
+    The pause doubles while a queue takes nothing at all. Times are the monotonic clock.
+    """
 
+    def __init__(self) -> None:
+        self._ends: dict[str, tuple[float, float]] = {}
 
-class BrokerTrouble(Exception):
-    """The broker could not be reached, or did not confirm in time. Nothing is lost."""
+    def add(self, queue: str, *, took_some: bool) -> None:
+        _, before = self._ends.get(queue, (0.0, 0.0))
+        seconds = FIRST_PAUSE_SECONDS
+        if before and not took_some:
+            seconds = min(LONGEST_PAUSE_SECONDS, before * 2)
+        self._ends[queue] = (time.monotonic() + seconds, seconds)
+
+    def end(self, queue: str) -> None:
+        self._ends.pop(queue, None)
+
+    def present(self) -> list[str]:
+        """The queues to leave alone now."""
+        return [queue for queue, (ends, _) in self._ends.items() if ends > time.monotonic()]
+
+    def next_end(self) -> float:
+        """When the first of these may be tried again."""
+        ends = [self._ends[queue][0] for queue in self.present()]
+        return min(ends, default=time.monotonic())
 
 
 class Relay:
@@ -55,29 +58,79 @@ class Relay:
 
     def __init__(self, app: Celery) -> None:
         self._publisher = Publisher(app)
+        self._pauses = Pauses()
+        self._doubtful = False
+        self._rests_until = float("-inf")
+        self._owed: tuple[list[int], list[int]] = ([], [])
 
     def run_once(self) -> int:
-        """Publish one batch; returns how many rows were taken. Raises BrokerTrouble."""
-        rows = take(conf.get().relay_batch_size)
-        if rows:
-            published: list[int] = []
-            try:
-                self._publisher.publish(grouped(rows), published)
-            finally:
-                settle(published, [row.id for row in rows])
-        return len(rows)
+        """Publish one batch; returns how many rows were published. Raises BrokerTrouble.
+
+        Takes nothing before the broker is there, and after trouble one row first: a broker that
+        blocks during an alarm keeps what it was sent, and would deliver every try in the end.
+        """
+        self._settle()
+        self._publisher.open()
+        rows = self._take()
+        if not rows:
+            return 0
+        published: list[int] = []
+        trouble = True
+        try:
+            self._publisher.publish(grouped(rows), published)
+            trouble = False
+        except Refused as refusal:
+            trouble = False
+            log.warning("%s", refusal)
+            self._pause(refusal, rows, published)
+        finally:
+            self._doubtful = trouble
+            self._owed = (published, [row.id for row in rows])
+            self._settle()
+        if len(published) == len(rows):
+            for queue in {row.queue for row in rows}:
+                self._pauses.end(queue)
+        return len(published)
 
     def close(self) -> None:
         """Close the broker connection."""
         self._publisher.close()
 
+    def _take(self) -> list[Taken]:
+        """Take rows. Those of a queue that is left alone are read past, all of them if there are no
+        others, so that is done once per pause and not at every poll."""
+        paused = self._pauses.present()
+        if paused and time.monotonic() < self._rests_until:
+            return []
+        rows = take(1 if self._doubtful else conf.get().relay_batch_size, paused)
+        if paused and not rows:
+            self._rests_until = self._pauses.next_end()
+        return rows
 
-def take(limit: int) -> list[Taken]:
-    """Take up to ``limit`` due rows for ``relay_take_seconds``, most urgent first."""
+    def _pause(self, refusal: Refused, rows: Sequence[Taken], published: Collection[int]) -> None:
+        done = set(published)
+        took = {row.queue for row in rows if row.id in done}
+        for queue in refusal.queues:
+            self._pauses.add(queue, took_some=queue in took)
+
+    def _settle(self) -> None:
+        """Settle what was published; what the database does not take now is owed until it does."""
+        if self._owed[1]:
+            settle(*self._owed)
+            self._owed = ([], [])
+
+
+def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
+    """Take up to ``limit`` due rows for ``relay_take_seconds``, most urgent first, of all queues
+    but those ``without``."""
     with connection.cursor() as cursor:
         cursor.execute(
             sql.load("relay_take"),
-            {"limit": limit, "take_seconds": conf.get().relay_take_seconds},
+            {
+                "limit": limit,
+                "take_seconds": conf.get().relay_take_seconds,
+                "without": list(without),
+            },
         )
         rows = cursor.fetchall()
     taken = [
@@ -95,180 +148,24 @@ def grouped(rows: Sequence[Taken]) -> list[Message]:
 def settle(published: Sequence[int], taken: Sequence[int]) -> None:
     """Mark what the broker confirmed, and give back the rest at once.
 
-    Each statement is a transaction of its own: they concern different rows, and a mark that is lost
-    with a connection only means that the row is rung again once ``relay_take_seconds`` are over.
+    A published row keeps ``taken_until``: it tells the reconciler when publishing began.
+    Repeated whole on a lost connection. If all that fails, the rows are rung again once
+    ``relay_take_seconds`` are over.
     """
     given_back = sorted(set(taken) - set(published))
-    with connection.cursor() as cursor:
-        if published:
-            cursor.execute(
-                "UPDATE jobs_outboxentry SET published_at = clock_timestamp(),"
-                " taken_until = NULL WHERE id = ANY(%s)",
-                [list(published)],
-            )
-        if given_back:
-            cursor.execute(
-                "UPDATE jobs_outboxentry SET taken_until = NULL WHERE id = ANY(%s)",
-                [given_back],
-            )
 
+    def work() -> None:
+        with connection.cursor() as cursor:
+            if published:
+                cursor.execute(
+                    "UPDATE jobs_outboxentry SET published_at = clock_timestamp()"
+                    " WHERE id = ANY(%s)",
+                    [list(published)],
+                )
+            if given_back:
+                cursor.execute(
+                    "UPDATE jobs_outboxentry SET taken_until = NULL WHERE id = ANY(%s)",
+                    [given_back],
+                )
 
-class Publisher:
-    """Publishes messages with many confirms in flight on one channel of its own.
-
-    py-amqp's own confirm mode waits for *any* ack and never compares delivery tags, so a late ack
-    could confirm the wrong message. Here the tags are counted, and the connection is thrown away
-    after any trouble, so that no ack of an old channel can reach a new one.
-    """
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-        self._connection: Connection | None = None
-        self._producer: Producer | None = None
-
-    def publish(self, messages: Sequence[Message], published: list[int]) -> None:
-        """Publish all; appends each confirmed row id to ``published``. Raises BrokerTrouble."""
-        broker = self._app.connection_for_write()
-        trouble: tuple[type[BaseException], ...] = (
-            *broker.connection_errors,
-            *broker.channel_errors,
-            OSError,
-        )
-        try:
-            producer = self._open()
-            if self._confirms(producer):
-                self._publish_confirmed(producer, messages, published)
-            else:
-                for message in messages:
-                    self._send(producer, message)
-                    published.extend(row.id for row in message.rows)
-        except trouble as error:
-            self.close()
-            raise BrokerTrouble(f"{type(error).__name__}: {error}") from error
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Drop the connection without waiting for the broker."""
-        broker, self._connection, self._producer = self._connection, None, None
-        if broker is not None:
-            broker.collect(socket_timeout=0.1)
-
-    def _open(self) -> Producer:
-        if self._producer is None:
-            seconds = conf.get().publish_timeout_seconds
-            options = {**self._app.conf.broker_transport_options, "confirm_publish": False}
-            broker = self._app.connection_for_write(
-                connect_timeout=seconds, transport_options=options
-            )
-            self._connection = broker
-            broker.connect()
-            topology.ensure(broker)
-            channel = broker.channel()
-            if hasattr(channel, "confirm_select"):
-                channel.confirm_select()
-            self._producer = Producer(channel, auto_declare=False)
-        return self._producer
-
-    @staticmethod
-    def _confirms(producer: Producer) -> bool:
-        """Redis, the embedded default, has neither confirms nor returns: its reply is the proof."""
-        return hasattr(producer.channel, "confirm_select")
-
-    def _publish_confirmed(
-        self, producer: Producer, messages: Sequence[Message], published: list[int]
-    ) -> None:
-        channel: Any = producer.channel
-        window = _Window(channel)
-        for message in messages:
-            window.sent(self._send(producer, message), message)
-        deadline = time.monotonic() + conf.get().publish_timeout_seconds
-        while window.open_tags:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise BrokerTrouble(f"{len(window.open_tags)} messages unconfirmed in time")
-            try:
-                channel.connection.drain_events(timeout=left)
-            except TimeoutError:
-                continue
-            finally:
-                published.extend(window.take_confirmed())
-        window.detach()
-        if window.refused:
-            raise BrokerTrouble(f"{window.refused} messages refused or unroutable")
-
-    def _send(self, producer: Producer, message: Message) -> str:
-        task_id = str(uuid4())
-        body = doorbells.encode(row.bell for row in message.rows)
-        built = self._app.amqp.create_task_message(
-            task_id, doorbells.TASK_NAME, args=(body,), kwargs={}, ignore_result=True
-        )
-        producer.publish(
-            built.body,
-            exchange="",
-            routing_key=message.queue,
-            headers=built.headers,
-            serializer="json",
-            delivery_mode=2,
-            mandatory=True,
-            timeout=conf.get().publish_timeout_seconds,
-            **built.properties,
-        )
-        return task_id
-
-
-class _Window:
-    """The confirms in flight of one channel, by delivery tag."""
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._first = getattr(channel, "jobs_next_tag", 1)
-        self._next = self._first
-        self.open_tags: dict[int, Message] = {}
-        self._returned: set[str] = set()
-        self._task_ids: dict[int, str] = {}
-        self._confirmed: list[int] = []
-        self.refused = 0
-        for name, callback in self._callbacks().items():
-            channel.events[name].add(callback)
-
-    def _callbacks(self) -> dict[str, Any]:
-        return {
-            "basic_ack": self._on_ack,
-            "basic_nack": self._on_nack,
-            "basic_return": self._on_return,
-        }
-
-    def sent(self, task_id: str, message: Message) -> None:
-        self.open_tags[self._next] = message
-        self._task_ids[self._next] = task_id
-        self._next += 1
-        self._channel.jobs_next_tag = self._next
-
-    def take_confirmed(self) -> list[int]:
-        confirmed, self._confirmed = self._confirmed, []
-        return confirmed
-
-    def detach(self) -> None:
-        for name, callback in self._callbacks().items():
-            self._channel.events[name].discard(callback)
-
-    def _closed(self, tag: int, *, multiple: bool) -> list[tuple[int, Message]]:
-        tags = [open_tag for open_tag in self.open_tags if open_tag <= tag] if multiple else [tag]
-        return [(one, self.open_tags.pop(one)) for one in tags if one in self.open_tags]
-
-    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - amqp calls it so
-        for tag, message in self._closed(delivery_tag, multiple=multiple):
-            # The broker sends the return of an unroutable message before its ack.
-            if self._task_ids[tag] in self._returned:
-                self.refused += 1
-            else:
-                self._confirmed.extend(row.id for row in message.rows)
-
-    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - amqp calls it so
-        self.refused += len(self._closed(delivery_tag, multiple=multiple))
-
-    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        log.error("doorbell returned by the broker: %s (queue %r)", error, routing_key)
-        self._returned.add(str(message.properties.get("correlation_id", "")))
+    transactions.run(work)

@@ -1,7 +1,8 @@
 """The reader's copy of job status in Redis. Never the truth, and never backwards.
 
 A key holds one of two things: ``lease:<token>[@<bar>]`` while one reader is allowed to fill it,
-or ``<version>.<progress>:<owner>:<id>:<body>``. The rules, all kept in one Lua script per write:
+or ``<version>.<progress>:<owner>:<id>:<seal>:<body>``. The rules, all kept in one Lua script per
+write:
 
 * A *fill* (after a miss, or at birth) creates a copy only while the key still holds the filler's
   own lease. If the lease was evicted, replaced or overwritten, what was read may be old: nothing is
@@ -30,7 +31,7 @@ from uuid import UUID
 
 import redis
 
-from jobs import cache, conf
+from jobs import cache, conf, seal
 from jobs.values import StatusView
 
 _FILL = """
@@ -228,7 +229,7 @@ class Watch:
         if self._pubsub is None:
             return False
         pubsub = self._pubsub
-        message = cache.ask(lambda _: pubsub.get_message(timeout=seconds))
+        message = cache.ask(lambda _: pubsub.get_message(timeout=seconds), proves=False)
         return message is not None
 
     @property
@@ -248,17 +249,18 @@ def _channel(job_id: UUID) -> str:
 def _value(view: StatusView) -> bytes:
     copy = render(view)
     owner = "" if copy.owner_id is None else str(copy.owner_id)
-    head = f"{copy.version}.{copy.progress_seq}:{owner}:{view.job_id}:"
-    return head.encode() + copy.body
+    head = f"{copy.version}.{copy.progress_seq}:{owner}:{view.job_id}:".encode()
+    return head + seal.of(head + copy.body) + b":" + copy.body
 
 
 def _parsed(job_id: UUID, value: Any) -> Copy | None:
     if not isinstance(value, bytes) or value.startswith(b"lease:"):
         return None
     try:
-        rank, owner, name, body = value.split(b":", 3)
+        rank, owner, name, mark, body = value.split(b":", 4)
         version, seq = rank.split(b".")
-        if name.decode() != str(job_id) or not body.startswith(b"{"):
+        head = value[: len(rank) + len(owner) + len(name) + 3]
+        if name.decode() != str(job_id) or not seal.is_good(mark, head + body):
             return None
         return Copy(int(version), int(seq), int(owner) if owner else None, body)
     except ValueError:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
-from jobs import conf, status
+from jobs import cache, conf, status
 from jobs.querysets import read_views
 from jobs.states import FINAL, JobState
 from jobs.status import Copy
@@ -42,7 +42,7 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
     """
     at_least = max(at_least, _floors.of(job_id))
     copy = status.read([job_id]).get(job_id)
-    if copy is not None and copy.rank >= at_least:
+    if copy is not None and copy.rank >= at_least and _is_trusted(copy):
         return copy
     if copy is not None:
         return _from_row(job_id, behind=True)
@@ -55,11 +55,27 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
 def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     """What is known of these jobs: one Redis round trip for the copies, one query for the rest."""
     copies = status.read(job_ids)
-    behind = [job_id for job_id, copy in copies.items() if copy.rank < _floors.of(job_id)]
+    behind = [
+        job_id
+        for job_id, copy in copies.items()
+        if copy.rank < _floors.of(job_id) or not _is_trusted(copy)
+    ]
     missing = [job_id for job_id in job_ids if job_id not in copies]
     if missing or behind:
         copies |= _from_rows([*missing, *behind], behind=behind)
     return copies
+
+
+def _is_trusted(copy: Copy) -> bool:
+    """Whether a copy is as new as anything that others were shown.
+
+    While Redis fails, news of commits is lost and readers get rows. What Redis still holds
+    afterwards may be older than that, until it has expired. COMPLETED is the end in any case.
+    """
+    return (
+        cache.breaker.seconds_since_failure() > conf.get().status_ttl_seconds
+        or b'"state":"COMPLETED"' in copy.body
+    )
 
 
 def wait(job_id: UUID, rank: Rank, seconds: float) -> Copy | None:
@@ -182,7 +198,8 @@ class _Flights:
         try:
             # The earlier query has usually refilled the copy.
             copy = status.read([job_id]).get(job_id) if earlier is not None else None
-            flight.copy = copy or _from_row(job_id)
+            trusted = copy is not None and _is_trusted(copy)
+            flight.copy = copy if trusted else _from_row(job_id)
         except BaseException as error:
             flight.error = error
             raise

@@ -140,7 +140,9 @@ def make_due(job_ids: Collection[UUID]) -> int:
     later = Job.objects.filter(id__in=job_ids, state=JobState.PENDING, due_at__gt=Now())
     ids = list(later.values_list("id", flat=True))
     OutboxEntry.objects.filter(job_id__in=ids, published_at=None).update(due_at=Now())
-    count: int = Job.objects.filter(id__in=ids).update(due_at=Now())
+    # Asked once more: with workers about, a job may have ended since, and then never changes.
+    waiting = Job.objects.filter(id__in=ids, state=JobState.PENDING)
+    count: int = waiting.update(due_at=Now())
     return count
 
 
@@ -166,14 +168,22 @@ def _quiet_executor_class() -> type[Executor]:
         def let_go(self, run: Run) -> None:
             """Nothing is kept."""
 
+        def settled(self, run: Run) -> None:
+            """Nothing is kept."""
+
     class QuietExecutor(Executor):
-        def answer(self, doorbells: Sequence[Doorbell]) -> list[Settled]:
+        def answer(
+            self, doorbells: Sequence[Doorbell], *, redelivered: bool = False
+        ) -> list[Settled]:
             attempts = lifecycle.claim(doorbells, worker=self.worker, handlers=registry.names())
             runs = [Run(attempt, math.inf) for attempt in attempts]
-            return [settled for run in runs for settled in self._settle(run)]
+            return [self._settle(run) for run in runs]
+
+        def _tidy(self) -> None:
+            """The open transaction is the test's."""
 
         def _beating(self) -> heart.Heart:
-            return QuietHeart(self.worker, heart.default_verdict, may_end_process=False)
+            return QuietHeart(self.worker, heart.default_verdict, self._host)
 
     return QuietExecutor
 

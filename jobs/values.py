@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -47,7 +47,8 @@ class Submission:
     """One job to accept. ``payload`` is checked against the handler at submit.
 
     ``request_digest`` stands for the whole request that this job is a part of: its idempotency key
-    then answers to that request only, not to another one that holds the same job.
+    then answers to that request only, not to another one that holds the same job. Both keys are
+    their owner's; None, the system, is one owner.
     """
 
     handler: str
@@ -120,7 +121,10 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one attempt, decided in pure code and carried out by a verb."""
+    """What became of one attempt, decided in pure code and carried out by a verb.
+
+    ``writes`` run inside the transaction that completes the job, and only there.
+    """
 
     attempt: Attempt
     event: JobEvent
@@ -129,15 +133,21 @@ class Outcome:
     artifacts: tuple[Artifact, ...] = ()
     lines: tuple[LogLine, ...] = ()
     delay_seconds: float = 0.0
+    writes: tuple[Callable[[], None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the database says of one outcome. ``fenced``: stale token, nothing was written."""
+    """What the database says of one outcome. ``fenced``: stale token, nothing was written.
+
+    ``error`` is what one of the outcome's ``writes`` raised: nothing was recorded, the attempt is
+    still held, and its holder has to decide again.
+    """
 
     job_id: UUID
     event: JobEvent
     fenced: bool
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +162,17 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One holder's sign of life, with what it wants readers to see."""
+    """One holder's sign of life, with what it wants readers to see.
+
+    ``lines_repeat``: some of the lines may be stored already, by a beat whose answer was lost.
+    """
 
     job_id: UUID
     token: UUID
     fraction: float | None = None
     message: str = ""
     lines: tuple[LogLine, ...] = ()
+    lines_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

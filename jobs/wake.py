@@ -13,6 +13,9 @@ import redis
 
 from jobs import cache, conf, status
 
+#: News read at once before the relay looks at the outbox.
+MOST_SWALLOWED = 1000
+
 
 class WakeUp:
     """A subscription that is opened again by itself whenever it breaks."""
@@ -28,7 +31,7 @@ class WakeUp:
             time.sleep(seconds)
             return False
         pubsub = self._pubsub
-        rang = cache.ask(lambda _: (pubsub.get_message(timeout=seconds),))
+        rang = cache.ask(lambda _: (pubsub.get_message(timeout=seconds),), proves=False)
         if rang is None:
             self.close()
             return False
@@ -42,10 +45,11 @@ class WakeUp:
             self._pubsub = None
 
     def _swallow_more(self) -> None:
-        """Many submits are one reason to look."""
+        """Many submits are one reason to look. Bounded, because more may come all the time."""
         pubsub = self._pubsub
-        while cache.ask(lambda _: pubsub.get_message(timeout=0)) is not None:
-            continue
+        for _ in range(MOST_SWALLOWED):
+            if cache.ask(lambda _: pubsub.get_message(timeout=0), proves=False) is None:
+                break
 
 
 def _subscribed(_: redis.Redis) -> Any:

@@ -10,8 +10,11 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from jobs import conf
-from jobs.maintenance import pruner, reconciler, rescuer
-from jobs.management.loop import Loop
+from jobs.maintenance import pruner
+from jobs.maintenance.orphans import Orphans
+from jobs.maintenance.reconciler import Reconciler
+from jobs.maintenance.rescuer import Rescuer
+from jobs.management.loop import Loop, run_all
 
 log = logging.getLogger("jobs.scheduler")
 
@@ -33,22 +36,40 @@ class Every:
         return True
 
 
+class Duties:
+    """One scheduler's duties. None can keep another from running, by failing or by taking long."""
+
+    def __init__(self) -> None:
+        self._rescuer = Rescuer()
+        self._reconciler = Reconciler()
+        self._orphans = Orphans()
+        self._prune = Every(PRUNE_EVERY_SECONDS)
+
+    def run_once(self) -> None:
+        """One tick. Raises what the first of them that failed has raised."""
+        run_all([self._rescue, self._reconcile, self._forget, self._orphans.run_once])
+
+    def _rescue(self) -> None:
+        if ended := self._rescuer.run_once():
+            log.info("ended %d lapsed attempts", ended)
+
+    def _reconcile(self) -> None:
+        if armed := self._reconciler.run_once():
+            log.info("armed %d unanswered doorbells again", armed)
+
+    def _forget(self) -> None:
+        if self._prune.is_due():
+            pruner.run_once()
+
+
 class Command(BaseCommand):
     help = "Rescue, reconcile and prune until SIGTERM. Any number may run."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # An unanswered doorbell ages for rearm_seconds: looking much more often finds nothing new
-        # and reads every waiting job each time.
-        reconcile = Every(conf.get().rearm_seconds / 6)
-        prune = Every(PRUNE_EVERY_SECONDS)
+        duties = Duties()
 
         def step() -> bool:
-            if ended := rescuer.run_once():
-                log.info("ended %d lapsed attempts", ended)
-            if reconcile.is_due() and (armed := reconciler.run_once()):
-                log.info("armed %d unanswered doorbells again", armed)
-            if prune.is_due():
-                pruner.run_once()
+            duties.run_once()
             return False
 
         def rest() -> None:

@@ -1,0 +1,57 @@
+"""The state of this thread's database connections before and after code that is not ours."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+log = logging.getLogger("jobs.connections")
+
+_IDLE = 0  # psycopg's TRANSACTION_STATUS_IDLE
+
+
+def refresh() -> None:
+    """Make kept connections fit for use: none in a transaction, none that is dead or too old."""
+    tidy()
+    close_old_connections()
+
+
+def tidy() -> None:
+    """Give up every connection on which a handler has left a transaction open or broken.
+
+    What it wrote there is rolled back. Django's own record of the transaction goes with it: an
+    ``atomic()`` that was entered and never left would make all later writes a part of it.
+    """
+    for connection in connections.all(initialized_only=True):
+        if _is_dirty(connection):
+            log.warning("a handler left a transaction open; its connection is closed")
+            _give_up(connection)
+
+
+def give_up_all() -> None:
+    """Close this thread's connections, with whatever is open on them: the thread is ending."""
+    for connection in connections.all(initialized_only=True):
+        _give_up(connection)
+
+
+def _is_dirty(connection: BaseDatabaseWrapper) -> bool:
+    if connection.in_atomic_block:
+        return True
+    if connection.connection is None:
+        return False
+    if connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
+        return True
+    info = getattr(connection.connection, "info", None)
+    return not connection.connection.closed and getattr(info, "transaction_status", _IDLE) != _IDLE
+
+
+def _give_up(connection: BaseDatabaseWrapper) -> None:
+    raw, connection.connection = connection.connection, None
+    if raw is not None:
+        with suppress(Exception):
+            raw.close()
+    # Django makes a new one, with no memory of this one's transaction, at the next use.
+    del connections[connection.alias]

@@ -1,0 +1,163 @@
+"""The verb submit: all jobs of a request or none, and known keys answered by the known job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from jobs import conf, events, jsontext, policy, registry, sql, transactions
+from jobs.errors import FieldProblem, InvalidPayload, SubmissionError
+from jobs.lifecycle.standing import Standing
+from jobs.lifecycle.writing import views_of
+from jobs.models import new_job_id
+from jobs.values import SYSTEM, Accepted, Actor, StatusView, Submission
+
+
+def submit(
+    submissions: Sequence[Submission], *, actor: Actor = SYSTEM, reason: str = ""
+) -> list[Accepted]:
+    """Accept all jobs or none, in one transaction, also inside the caller's own ``atomic()``.
+
+    Answers in the order given. A job whose owner has used the idempotency key before, or has an
+    active job of this handler with the unique key, is answered by that job (``created`` is False),
+    and so is the same idempotency key from then on, for as long as that job's row exists. Needs
+    neither the broker nor Redis. Raises SubmissionError (UnknownHandler, InvalidPayload or
+    IdempotencyConflict where it is only that), which names the index and field of everything that
+    is wrong.
+    """
+    if not submissions:
+        return []
+    rows = _rows(submissions)
+    ticket = uuid.uuid4().hex
+    if not connection.in_atomic_block:
+        events.tell(events.Submitting(tuple(UUID(row["id"]) for row in rows), ticket))
+
+    def work() -> list[Accepted]:
+        created = _insert(_reserve(rows), actor, reason)
+        events.tell_after_commit(events.Submitted(tuple(created.values()), ticket))
+        return _answers(rows, created)
+
+    return transactions.run(work)
+
+
+def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    refused: list[SubmissionError] = []
+    for index, submission in enumerate(submissions):
+        try:
+            rows.append(_row(index, submission))
+        except SubmissionError as error:
+            refused.append(error)
+    if refused:
+        kinds = {type(error) for error in refused}
+        kind = kinds.pop() if len(kinds) == 1 else SubmissionError
+        raise kind([problem for error in refused for problem in error.problems])
+    return rows
+
+
+def _row(index: int, submission: Submission) -> dict[str, Any]:
+    settings = conf.get()
+    spec = registry.get(submission.handler, index)
+    payload = spec.normalized(submission.payload, submission.owner_id, index)
+    try:
+        size = len(jsontext.dumps(payload))
+    except ValueError as error:
+        raise InvalidPayload([FieldProblem("payload", str(error), "not_json", index)]) from error
+    if size > settings.payload_limit_bytes:
+        text = f"{size} bytes of JSON; at most {settings.payload_limit_bytes} are allowed"
+        raise InvalidPayload([FieldProblem("payload", text, "too_large", index)])
+    queue = submission.queue or spec.queue or settings.default_queue
+    if queue not in settings.queues:
+        text = f"no queue is called {queue!r}; known: {', '.join(settings.queues)}"
+        raise InvalidPayload([FieldProblem("queue", text, "unknown", index)])
+    row = {
+        "owner_id": submission.owner_id,
+        "handler": spec.name,
+        "queue": queue,
+        "priority": spec.priority if submission.priority is None else submission.priority,
+        "tenant": submission.tenant,
+        "unique_key": submission.unique_key,
+        "idempotency_key": submission.idempotency_key,
+        "payload": payload,
+        "max_attempts": spec.max_attempts or settings.max_attempts
+        if submission.max_attempts is None
+        else submission.max_attempts,
+        "due_at": submission.due_at.isoformat() if submission.due_at else None,
+        "delay_seconds": submission.delay_seconds,
+    }
+    _check_row(row, index)
+    if submission.idempotency_key is not None:
+        # Of what was asked for, not of what it resolved to: a default may change meanwhile.
+        asked = asdict(replace(submission, handler=spec.name, payload=payload))
+        text = json.dumps(asked, sort_keys=True, default=str)
+        row["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
+    return {"id": str(new_job_id()), **row}
+
+
+def _check_row(row: dict[str, Any], index: int) -> None:
+    problems = []
+    if not 0 <= row["priority"] <= 9:
+        problems.append(FieldProblem("priority", "must be 0 to 9", "out_of_range", index))
+    if not 1 <= row["max_attempts"] <= 1000:
+        problems.append(FieldProblem("max_attempts", "must be 1 to 1000", "out_of_range", index))
+    if row["due_at"] is not None and row["delay_seconds"] is not None:
+        text = "give due_at or delay_seconds, not both"
+        problems.append(FieldProblem("due_at", text, "conflict", index))
+    if not 0 <= (row["delay_seconds"] or 0) <= 366 * 86_400:
+        text = "must be 0 to 366 days in seconds"
+        problems.append(FieldProblem("delay_seconds", text, "out_of_range", index))
+    for name in ("tenant", "unique_key", "idempotency_key"):
+        if (row[name] or "") != policy.clipped(row[name] or "", 200):
+            text = "must be at most 200 characters of valid Unicode without NUL"
+            problems.append(FieldProblem(name, text, "too_long", index))
+    if problems:
+        raise InvalidPayload(problems)
+
+
+def _reserve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the rows' idempotency keys; the rows that may be inserted now, in their order."""
+    keyed = [row for row in rows if row["idempotency_key"] is not None]
+    if not keyed:
+        return rows
+    wanted = [
+        {name: row[name] for name in ("id", "owner_id", "idempotency_key", "fingerprint")}
+        for row in sorted(keyed, key=lambda row: (row["owner_id"] or 0, row["idempotency_key"]))
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql.load("reserve_keys"), {"rows": json.dumps(wanted)})
+        reserved = {str(job_id) for (job_id,) in cursor.fetchall()}
+    return [row for row in rows if row["idempotency_key"] is None or row["id"] in reserved]
+
+
+def _insert(rows: list[dict[str, Any]], actor: Actor, reason: str) -> dict[UUID, StatusView]:
+    if not rows:
+        return {}
+    parameters = {
+        "rows": json.dumps(rows),
+        "actor_kind": actor.kind,
+        "actor_id": actor.id,
+        "reason": policy.clipped(reason),
+    }
+    return {view.job_id: view for view in views_of("submit", parameters)}
+
+
+def _answers(rows: list[dict[str, Any]], created: dict[UUID, StatusView]) -> list[Accepted]:
+    left_out = [row for row in rows if UUID(row["id"]) not in created]
+    standing = Standing(left_out) if left_out else None
+    answers = []
+    for index, row in enumerate(rows):
+        view = created.get(UUID(row["id"]))
+        if view is not None:
+            answers.append(Accepted(view.job_id, view.state, view.version, created=True))
+        elif standing is not None:
+            answers.append(standing.instead_of(row, index))
+    if standing is not None:
+        standing.note()
+    return answers
