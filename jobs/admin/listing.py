@@ -18,7 +18,7 @@ from django.utils.dateparse import parse_datetime
 
 from jobs import conf, registry
 from jobs.admin.base import ChangeList
-from jobs.models import Job
+from jobs.models import IdempotencyKey, Job
 from jobs.states import JobState
 
 BEFORE, AFTER = "before", "after"
@@ -154,11 +154,13 @@ def id_at(moment: datetime) -> UUID:
 
 
 def search(rows: QuerySet[Job], text: str) -> QuerySet[Job]:
-    """Jobs whose id is or begins with ``text``, or whose idempotency key is exactly ``text``."""
+    """Jobs whose id is or begins with ``text``, or that answer to exactly this idempotency key."""
     text = text.strip()
     if "\x00" in text:
         return rows.none()
     keyed = list(Job.objects.filter(idempotency_key=text).values_list("pk", flat=True)[:1000])
+    elsewhere = IdempotencyKey.objects.filter(key=text, answered_by__isnull=False)
+    keyed += elsewhere.values_list("answered_by", flat=True)[:1000]
     bounds = _id_range(text)
     if bounds is None:
         return rows.filter(pk__in=keyed)

@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from jobs import keys
+from jobs.api import throttle
+from jobs.api.throttle import TooManyFailures
 
 if TYPE_CHECKING:
     from jobs.keys import Principal
@@ -43,7 +46,7 @@ class KeyAuthentication(BaseAuthentication):
         header = request.META.get("HTTP_AUTHORIZATION")
         if header is None:
             return None
-        principal = principal_of(header)
+        principal = principal_of(request)
         if principal is None:
             text = "The API key is malformed, unknown, expired or revoked."
             raise AuthenticationFailed(text, code="invalid_key")
@@ -57,7 +60,16 @@ class BrowserAuthentication(SessionAuthentication):
     """The session of a logged-in browser; unsafe methods need the CSRF token."""
 
 
-def principal_of(header: str) -> Principal | None:
-    """The holder of the key in an ``Authorization`` header, if it is a valid one."""
-    match = _BEARER.fullmatch(header)
-    return None if match is None else keys.look_up(match[1])
+def principal_of(request: Request | HttpRequest) -> Principal | None:
+    """The holder of the key in the ``Authorization`` header, if it is a valid one.
+
+    Raises TooManyFailures, without a query, once too many others were not.
+    """
+    match = _BEARER.fullmatch(request.META.get("HTTP_AUTHORIZATION", ""))
+    secret = "" if match is None else match[1]
+    guesses = throttle.Guesses(throttle.address_of(request.META), secret)
+    if seconds := guesses.seconds_refused():
+        raise TooManyFailures(wait=seconds)
+    principal = keys.look_up(secret) if secret else None
+    guesses.count(failed=principal is None)
+    return principal

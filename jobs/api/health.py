@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 
 from jobs import __version__, cache, topology
 from jobs.api.auth import principal_of
+from jobs.api.throttle import TooManyFailures
 
 log = logging.getLogger("jobs.health")
 
@@ -99,10 +100,9 @@ def _cache() -> str:
 
 def _is_staff(request: HttpRequest) -> bool:
     try:
-        header = request.headers.get("Authorization")
-        if header is not None:
-            principal = principal_of(header)
+        if "Authorization" in request.headers:
+            principal = principal_of(request)
             return principal is not None and principal.is_staff
         return bool(request.user.is_active and request.user.is_staff)
-    except Error:
+    except (Error, TooManyFailures):
         return False

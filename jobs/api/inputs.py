@@ -84,7 +84,7 @@ class JobInput(Input):
     )
     tenant: Text = Field("", description="Free label to filter by.")
     unique_key: Annotated[Text, Field(min_length=1)] | None = Field(
-        None, description="While a job of this handler with this key is active, it is the answer."
+        None, description="While a job of yours with this handler and key is active, it answers."
     )
 
     def submission(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +19,9 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.template.loader import render_to_string
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
@@ -31,6 +34,7 @@ from jobs.errors import (
     SubmissionError,
     TransitionError,
 )
+from jobs.transactions import TryAgain
 
 log = logging.getLogger("jobs.api")
 
@@ -104,9 +108,11 @@ _UNAVAILABLE = Problem(
     "The database does not answer. Try again.",
     headers={"Retry-After": f"{_RETRY_AFTER_SECONDS}"},
 )
-#: Errors of Django and the database; the first kind that fits counts.
+#: Django calls these two neither operational: a server that is a standby for a moment, and one that
+#: ended a transaction which had been idle for too long.
+_PASSING = frozenset({"25006", "25P03"})
+#: Errors of Django; the first kind that fits counts.
 _OTHERS: tuple[tuple[tuple[type[Exception], ...], Problem], ...] = (
-    ((OperationalError, InterfaceError), _UNAVAILABLE),
     ((Http404,), _NOTHING_HERE),
     ((PermissionDenied,), _FORBIDDEN),
     ((RequestDataTooBig,), Problem(413, "too_large", TooLarge.default_detail)),
@@ -114,16 +120,49 @@ _OTHERS: tuple[tuple[tuple[type[Exception], ...], Problem], ...] = (
 )
 
 
+def is_outage(error: BaseException | None) -> bool:
+    """Whether the database is away, full, overloaded or slow: nothing that the request did.
+
+    Nothing was accepted then, or its answer was lost on the way and a repetition finds it. It
+    includes a statement or a lock that took longer than the role may wait, and a verb whose premise
+    changed at every try.
+    """
+    if isinstance(error, InternalError):
+        return getattr(error.__cause__, "pgcode", None) in _PASSING
+    return isinstance(error, OperationalError | InterfaceError | TryAgain)
+
+
+def unavailable(error: Exception, request: HttpRequest) -> HttpResponse:
+    """503 for an outage: a problem below the API's root, a page for people elsewhere."""
+    if _is_ours(request):
+        return _unavailable(error, request)
+    _log_outage(error, request)
+    shown = {"request_id": request_id(request), "seconds": _RETRY_AFTER_SECONDS}
+    page = render_to_string("jobs/unavailable.html", shown)
+    headers = {**_UNAVAILABLE.headers, "Cache-Control": "no-store"}
+    return HttpResponse(page, status=503, headers=headers)
+
+
+def _unavailable(error: Exception, request: HttpRequest) -> HttpResponse:
+    _log_outage(error, request)
+    return render(_UNAVAILABLE, request)
+
+
+def _log_outage(error: Exception, request: HttpRequest) -> None:
+    # One line each: an outage must not drown its own cause in stacks.
+    facts = (request.method, request.path, request_id(request))
+    log.warning("%s %s request=%s: %s", *facts, " ".join(str(error).split()))
+
+
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """DRF's exception handler for all views of this API."""
     set_rollback()
     request = context["request"]
     django_request: HttpRequest = getattr(request, "_request", request)
+    if is_outage(error):
+        return _unavailable(error, django_request)
     problem = _problem_of(error)
     facts = (django_request.method, django_request.path, request_id(django_request))
-    if problem.code == "unavailable":
-        # One line each: an outage must not drown its own cause in stacks.
-        log.warning("%s %s request=%s: %s", *facts, error)
     if problem.code == "internal_error":
         log.error("%s %s request=%s failed", *facts, exc_info=error)
         # Error reporters listen to this signal; DRF sends it only for what it does not handle.
@@ -207,7 +246,7 @@ def _of_drf(error: exceptions.APIException) -> Problem:
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = str(error.auth_header)  # type: ignore[attr-defined] # set by DRF's view
     if getattr(error, "wait", None):
-        headers["Retry-After"] = f"{error.wait:.0f}"  # type: ignore[attr-defined] # only Throttled has it
+        headers["Retry-After"] = f"{math.ceil(error.wait)}"  # type: ignore[attr-defined] # only Throttled has it
     detail = error.detail if isinstance(error.detail, str) else "The request is malformed."
     code = error.get_codes()
     code = code if isinstance(code, str) else "bad_request"
@@ -244,7 +283,13 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """``handler500``: a problem below the API's root, Django's page elsewhere."""
+    """``handler500``: a problem below the API's root, Django's page elsewhere.
+
+    An outage outside of any view, as in a session middleware, comes here and is 503 all the same.
+    """
+    error = sys.exc_info()[1]
+    if isinstance(error, Exception) and is_outage(error):
+        return unavailable(error, request)
     if _is_ours(request):
         return render(_INTERNAL, request)
     return defaults.server_error(request)

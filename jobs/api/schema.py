@@ -31,9 +31,20 @@ _CODES = {
     413: ("too_large", "The request body is larger than this address accepts."),
     415: ("unsupported_media_type", 'Unsupported media type "text/plain" in request.'),
     422: ("idempotency_conflict", "This idempotency key was used before with another request."),
+    429: (
+        "too_many_failures",
+        "Too many requests without a valid API key came from this address.",
+    ),
     503: ("unavailable", "The database does not answer. Try again."),
 }
-_ALWAYS = (401, 403, 503)
+_ALWAYS = (401, 403, 429, 503)
+_RETRY_AFTER = OpenApiParameter(
+    "Retry-After",
+    int,
+    OpenApiParameter.HEADER,
+    description="Seconds to wait before trying again.",
+    response=[429, 503],
+)
 _WITH_BODY = (400, 411, 413, 415)
 
 
@@ -120,7 +131,7 @@ def operation(
         tags=[tag],
         request={media_type: request} if request is not None else None,
         responses=responses,
-        parameters=list(parameters),
+        parameters=[*parameters, _RETRY_AFTER],
         examples=list(examples),
     )
 
@@ -130,6 +141,13 @@ def example(name: str, value: Any, *, request: bool = False, status: int = 200) 
     if request:
         return OpenApiExample(name, value=value, request_only=True)
     return OpenApiExample(name, value=value, response_only=True, status_codes=[str(status)])
+
+
+#: Kinds of parameters that Python's types cannot say.
+COUNT = {"type": "integer", "minimum": 1}
+VERSION = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+ROW_ID = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+NOT_NEGATIVE = {"type": "number", "minimum": 0}
 
 
 def text_parameter(

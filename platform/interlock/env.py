@@ -33,6 +33,8 @@ class Env(BaseSettings):
     """Origins like ``https://jobs.example.org`` whose forms the admin accepts."""
     secure: bool = False
     """Behind TLS: secure cookies, HSTS, redirect to https, and trust X-Forwarded-Proto."""
+    trusted_proxies: int = Field(0, ge=0, le=10)
+    """Proxies in front of every API process that add to X-Forwarded-For; 0 believes nobody."""
     data_dir: Path = Path("data")
     """Where uploads and artifacts live; api and workers share it."""
     static_root: Path | None = None

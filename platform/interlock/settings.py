@@ -8,6 +8,7 @@ import dj_database_url
 
 from interlock import sidebar
 from interlock.env import env
+from jobs.api import sentinel
 
 SECRET_KEY = env.secret_key
 DEBUG = env.debug
@@ -31,6 +32,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "jobs.api.outage.OutageMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -61,7 +63,19 @@ DATABASES: dict[str, Any] = {
     "default": dj_database_url.parse(env.database_url, conn_max_age=60, conn_health_checks=True),
 }
 DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+# A peer that vanished without a word (a cut cable, a failover that sends no RST) is given up within
+# 15 s, asleep or in the middle of a statement; the kernel's own patience is two hours and a quarter
+# of an hour. A server that is merely frozen still answers these probes.
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+    **DATABASES["default"].get("OPTIONS", {}),
+}
+DATABASES["default"]["OPTIONS"]["connection_factory"] = sentinel.Connection
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -105,6 +119,7 @@ LOGIN_REDIRECT_URL = "admin:index"
 JOBS: dict[str, Any] = {
     "cache_url": env.cache_url,
     "data_roots": env.data_roots,
+    "trusted_proxies": env.trusted_proxies,
     **env.jobs,
 }
 
@@ -122,6 +137,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "jobs.api.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
+    "NUM_PROXIES": env.trusted_proxies,
 }
 
 SPECTACULAR_SETTINGS: dict[str, Any] = {

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
+
+from jobs import cache
+from jobs.api import sentinel
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "interlock.settings")
+django.setup(set_prefix=False)
 
-application = get_wsgi_application()
+from interlock.handler import Utf8Handler  # noqa: E402 - needs the settings
+
+application = Utf8Handler()
+# This process answers people, who do not wait for ever.
+sentinel.install()
+cache.watch()

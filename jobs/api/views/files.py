@@ -12,7 +12,6 @@ from django.db.models.functions import Cast
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -26,6 +25,13 @@ from jobs.api.views.base import ApiView, id_of, own_job_id, owner_of
 from jobs.errors import FieldProblem
 from jobs.models import Job, JobArtifact, Scope
 
+#: The form of an upload: one file, nothing else.
+_FORM = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary", "minLength": 1}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
 #: What a multipart form may add around the file's own bytes.
 _FORM_BYTES = 64 * 1024
 #: Shown in the browser; everything else is downloaded.
@@ -132,7 +138,7 @@ class UploadsView(ApiView):
         "upload",
         "Upload a file",
         description="Streamed to disk. Refer to it in a payload by its `id`.",
-        request=inline_serializer("UploadForm", {"file": serializers.FileField()}),
+        request=_FORM,
         media_type="multipart/form-data",
         answers={201: UploadSerializer},
         examples=[example("a file", examples.UPLOAD, status=201)],

@@ -10,12 +10,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobs.api import examples, inputs, pagination
-from jobs.api.schema import example, id_parameter, operation, text_parameter
+from jobs.api.schema import COUNT, ROW_ID, VERSION, example, id_parameter, operation, text_parameter
 from jobs.api.serializers import LogLineSerializer, TransitionSerializer, listed
 from jobs.api.views.base import ApiView, own_job_id
 from jobs.models import AuditEntry, JobLogLine, Scope
 
-_LIMIT = text_parameter("limit", "Page size, 1,000 at most.", kind=int)
+_LIMIT = text_parameter("limit", "Page size, 1,000 at most.", kind=COUNT)
 
 
 class TransitionsView(ApiView):
@@ -28,7 +28,7 @@ class TransitionsView(ApiView):
         "List a job's audit entries, oldest first",
         parameters=[
             id_parameter(),
-            text_parameter("after", "Entries after this version.", kind=int),
+            text_parameter("after", "Entries after this version.", kind=VERSION),
             _LIMIT,
         ],
         answers={
@@ -65,7 +65,7 @@ class LogView(ApiView):
         description="To follow a log, ask again with `after` = the last id that you have.",
         parameters=[
             id_parameter(),
-            text_parameter("after", "Lines after this id.", kind=int),
+            text_parameter("after", "Lines after this id.", kind=ROW_ID),
             _LIMIT,
         ],
         answers={

@@ -16,9 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobs import conf, lifecycle
-from jobs.api import examples, inputs, pagination
+from jobs.api import examples, inputs, pagination, quota
 from jobs.api.problems import NoSuchJob
-from jobs.api.schema import example, id_parameter, operation, text_parameter
+from jobs.api.schema import COUNT, example, id_parameter, operation, text_parameter
 from jobs.api.serializers import (
     AcceptedSerializer,
     ArtifactSerializer,
@@ -30,7 +30,7 @@ from jobs.api.serializers import (
 )
 from jobs.api.views.base import ApiView, actor_of, id_of, owner_of
 from jobs.errors import SubmissionError
-from jobs.models import Job, JobArtifact, Scope
+from jobs.models import IdempotencyKey, Job, JobArtifact, Scope
 from jobs.querysets import JobQuerySet
 
 _KEY = text_parameter(
@@ -64,6 +64,7 @@ class JobsView(ApiView):
         wanted = inputs.body(inputs.JobInput, request.data)
         key = inputs.idempotency_key(request.headers.get("Idempotency-Key"))
         submission = wanted.submission(owner_of(request), key)
+        quota.require(owner_of(request), 1, key)
         with _without_index():
             [accepted] = lifecycle.submit([submission], actor=actor_of(request))
         return Response(
@@ -81,11 +82,11 @@ class JobsView(ApiView):
             text_parameter("handler", "One or more handlers.", many=True),
             text_parameter("queue", "One or more queues.", many=True),
             text_parameter("tenant", "Exactly this tenant."),
-            text_parameter("idempotency_key", "The job submitted under this key."),
+            text_parameter("idempotency_key", "The job that answers to this key."),
             text_parameter("submitted_after", "ISO 8601 with a time zone."),
             text_parameter("submitted_before", "ISO 8601 with a time zone."),
             text_parameter("cursor", "From `next`."),
-            text_parameter("limit", "Page size, 200 at most.", kind=int),
+            text_parameter("limit", "Page size, 200 at most.", kind=COUNT),
         ],
         answers={
             200: inline_serializer(
@@ -102,7 +103,7 @@ class JobsView(ApiView):
     def get(self, request: Request) -> Response:
         wanted = inputs.query(inputs.JobsQuery, request.query_params)
         limit = min(wanted.limit, pagination.MAX_JOBS)
-        jobs = _filtered(Job.objects.owned_by(owner_of(request)), wanted)
+        jobs = _filtered(_named(owner_of(request), wanted.idempotency_key), wanted)
         if wanted.cursor is not None:
             jobs = jobs.filter(id__lt=pagination.position_of(wanted.cursor))
         rows = jobs.light().annotate(has_result=_HAS_RESULT).order_by("-id")[: limit + 1]
@@ -141,6 +142,7 @@ class BulkView(ApiView):
             one.submission(owner_id, None if key is None else f"{key}/{index}", digest)
             for index, one in enumerate(wanted)
         ]
+        quota.require(owner_id, len(submissions), submissions[0].idempotency_key)
         accepted = lifecycle.submit(submissions, actor=actor_of(request))
         created = any(one.created for one in accepted)
         # By hand: a serializer would take longer over 10,000 entries than their insert.
@@ -189,15 +191,24 @@ def _without_index() -> Iterator[None]:
         raise type(error)([replace(one, index=None) for one in error.problems]) from error
 
 
+def _named(owner_id: int, key: str | None) -> JobQuerySet:
+    """The owner's jobs, or the one that answers to this idempotency key, made by it or not."""
+    jobs: JobQuerySet = Job.objects.owned_by(owner_id)
+    if key is None:
+        return jobs
+    answered = IdempotencyKey.objects.filter(
+        owner_id=owner_id, key=key, answered_by__isnull=False
+    ).values_list("answered_by", flat=True)
+    return jobs.filter(Q(idempotency_key=key) | Q(id__in=list(answered)))
+
+
 def _filtered(jobs: JobQuerySet, wanted: inputs.JobsQuery) -> JobQuerySet:
     for name in ("state", "handler", "queue"):
         values = getattr(wanted, name)
         if values:
             jobs = jobs.filter(**{f"{name}__in": values})
-    for name in ("tenant", "idempotency_key"):
-        value = getattr(wanted, name)
-        if value is not None:
-            jobs = jobs.filter(**{name: value})
+    if wanted.tenant is not None:
+        jobs = jobs.filter(tenant=wanted.tenant)
     if wanted.submitted_after is not None:
         jobs = jobs.filter(submitted_at__gt=wanted.submitted_after)
     if wanted.submitted_before is not None:

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from jobs import conf, status, status_reader
 from jobs.api import examples, inputs
 from jobs.api.problems import NoSuchJob
-from jobs.api.schema import example, id_parameter, operation, text_parameter
+from jobs.api.schema import NOT_NEGATIVE, example, id_parameter, operation, text_parameter
 from jobs.api.serializers import StatusesSerializer, StatusSerializer
 from jobs.api.views.base import ApiView, id_of, owner_of
 from jobs.models import Scope
@@ -41,7 +41,9 @@ class StatusView(ApiView):
         parameters=[
             id_parameter(),
             text_parameter(
-                "wait", "Seconds to wait for a change, up to `wait_limit_seconds` (30).", kind=float
+                "wait",
+                "Seconds to wait for a change, up to `wait_limit_seconds` (30).",
+                kind=NOT_NEGATIVE,
             ),
             text_parameter("If-None-Match", "An `ETag` that was seen.", header=True),
         ],

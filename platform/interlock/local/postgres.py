@@ -209,7 +209,7 @@ class PostgresServer(Server):
         command += ["--auth=scram-sha-256", f"--pwfile={password_file}"]
         command += ["--encoding=UTF8", "--locale=C", *([] if self.durable else ["--no-sync"])]
         process = processes.spawn(
-            command, cwd=staging, env=self._environment(), log=self.log, account=self._user
+            command, cwd=staging, env=self._environment(), log=self.log, account=self._account()
         )
         code = process.wait()
         password_file.unlink()
