@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ import psycopg2
 
 from interlock.local import processes
 from interlock.local.ports import free_port
-from tests import checker
+from jobs.verification import verify
 from tests.http_client import Answer, Http
 from tests.marks import Marks, until
 from tests.services import ROOT, Services, database, environment, forget_keys, forget_queues
@@ -69,9 +69,11 @@ TIMINGS: dict[str, float] = {
 class Process:
     """One running role. Only its own pids are ever signalled."""
 
-    def __init__(self, role: Role, popen: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, role: Role, popen: subprocess.Popen[bytes], log: Path, port: int) -> None:
+        """``port`` is where an API process listens; the others have none."""
         self.role = role
         self.log = log
+        self.port = port
         self._popen = popen
 
     @property
@@ -95,6 +97,10 @@ class Process:
         Fails if it has not ended by itself within ``seconds``.
         """
         self.send(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code. Fails if it has not ended by itself within ``seconds``."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -126,9 +132,15 @@ class Stack:
         *,
         queue: str = "",
         data_roots: str = "",
+        through: Callable[[Services], Services] = lambda services: services,
+        variables: Mapping[str, str] | None = None,
         **jobs: Any,
     ) -> None:
-        """``queue`` defaults to a name that nobody else uses; ``jobs`` overrides settings.JOBS."""
+        """``queue`` defaults to a name that nobody else uses; ``jobs`` overrides settings.JOBS.
+
+        ``through`` says by which way the processes reach the services, and ``variables`` is what
+        else they find in their environment.
+        """
         self.name = f"stack_{secrets.token_hex(4)}"
         self.queue = queue or self.name
         self.dead_letter_queue = f"{self.queue}.dead"
@@ -138,6 +150,7 @@ class Stack:
             "queues": [self.queue],
             "dead_letter_queue": self.dead_letter_queue,
             "cache_prefix": self.name,
+            "health_directory": str(self.directory / "health"),
             **jobs,
         }
         self.services = services
@@ -146,6 +159,8 @@ class Stack:
         self.processes: list[Process] = []
         self._template = template
         self._data_roots = data_roots
+        self._through = through
+        self._variables = dict(variables or {})
         self._connection: psycopg2.extensions.connection | None = None
         self._exits = ExitStack()
         self._counts: Counter[str] = Counter()
@@ -174,19 +189,20 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         return environment(
-            self.services,
+            self._through(self.services),
             self.directory,
             INTERLOCK_JOBS=json.dumps(self.jobs),
             INTERLOCK_DATA_ROOTS=self._data_roots,
+            **self._variables,
         )
 
     def start(self, *roles: Role) -> list[Process]:
         """Start these, or one of each, side by side, and wait until each is at work."""
-        started = [self._spawn(role) for role in roles or ROLES]
+        started = [self.spawn(role) for role in roles or ROLES]
         if not self.key:
             self.key = self._bootstrap()
         for process in started:
-            until(lambda p=process: self._ready(p), 60, self.tails)  # type: ignore[misc] # a lambda's default
+            until(lambda p=process: self.ready(p), 60, self.tails)  # type: ignore[misc] # a lambda's default
         return started
 
     def heal(self) -> None:
@@ -219,20 +235,31 @@ class Stack:
             for p in self.processes
         )
 
-    def _spawn(self, role: Role) -> Process:
+    def spawn(
+        self,
+        role: Role,
+        *,
+        port: int | None = None,
+        variables: Mapping[str, str] | None = None,
+        leashed: bool | None = None,
+    ) -> Process:
+        """Start one process and return at once; ``leashed`` as in ``processes.spawn``."""
         self._counts[role] += 1
         log = self.directory / "logs" / f"{role}-{self._counts[role]}.log"
-        command = COMMANDS[role].format(port=self.port, queue=self.queue).split()
-        popen = processes.spawn(command, cwd=ROOT, env=self.environment(), log=log)
-        process = Process(role, popen, log)
+        port = port or self.port
+        command = COMMANDS[role].format(port=port, queue=self.queue).split()
+        env = {**self.environment(), **(variables or {})}
+        popen = processes.spawn(command, cwd=ROOT, env=env, log=log, leashed=leashed)
+        process = Process(role, popen, log, port)
         self.processes.append(process)
         return process
 
-    def _ready(self, process: Process) -> bool:
+    def ready(self, process: Process) -> bool:
+        """Whether it is at work. Fails if it has ended."""
         assert process.alive, f"{process.role} ended\n{processes.log_tail(process.log, 60)}"
         if process.role == "api":
             try:
-                return Http(self.port).get("/health/ready").status == 200
+                return Http(process.port).get("/health/ready").status == 200
             except OSError:
                 return False
         return bool(
@@ -317,11 +344,15 @@ class Stack:
 
     def _run(self, statement: str, parameters: Mapping[str, Any] | None) -> list[Any]:
         if self._connection is None:
-            self._connection = psycopg2.connect(self.services.database_url)
-            self._connection.autocommit = True
+            self._connection = self._connect()
         with self._connection.cursor() as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        opened = psycopg2.connect(self.services.database_url)
+        opened.autocommit = True
+        return opened
 
     def _hang_up(self) -> None:
         if self._connection is not None:
@@ -375,11 +406,11 @@ class Stack:
         )
 
     def check(self, ids: Collection[UUID]) -> None:
-        """Every job COMPLETED once, and its history without a fault: see ``tests.checker``."""
+        """These jobs are COMPLETED, and nothing is wrong with any: see ``jobs.verification``."""
         self.wait_for("COMPLETED", ids)
         self.wait_published(ids)
-        broken = checker.problems(self.sql, ids)
-        assert not broken, "\n".join(broken)
+        report = verify(open_connection=self._connect)
+        assert report.ok, "\n".join(line for one in report.broken for line in one.examples)
 
     def _rows(self, statement: str, ids: Collection[UUID]) -> list[dict[str, Any]]:
         rows = self.sql(f"SELECT row_to_json(found) FROM ({statement}) AS found", _ids(ids))

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from uuid import UUID
 
 import psycopg2
@@ -127,3 +128,26 @@ def _check_rung_twice(stack: Stack, job_id: UUID) -> None:
     assert stack.outbox(job_id)[0]["tries"] == 2
     assert stack.events(job_id) == ["submit", "claim", "succeed"]
     until(lambda: stack.messages() == 0, 20, lambda: f"{stack.messages()} doorbells stay")
+
+
+def test_a_purge_is_noticed_by_what_comes_after(
+    own_servers: Servers, migrated: str, tmp_path: Path
+) -> None:
+    """A doorbell that was heard proves that the older ones are lost: nobody waits for their age."""
+    own_servers.heal()
+    here = own_servers.services
+    with Stack(here, migrated, tmp_path, rearm_seconds=600.0, rearm_cap_seconds=600.0) as stack:
+        stack.start()
+        marks = stack.marks()
+        running = stack.submit("stack.hold", {"marks": str(marks.directory)}, count=2)
+        marks.wait_started(2)
+        lost = stack.submit("stack.nap", {"marks": str(marks.directory)}, count=20)
+        stack.wait_published(lost)
+        assert stack.purge() > 0
+        marks.open()
+        stack.check(running)
+        later = stack.submit("stack.nap", {"marks": str(marks.directory), "seconds": 3.0}, count=2)
+        stack.check([*lost, *later])
+        again = [row["job_id"] for row in stack.outbox(*lost, *later) if row["rearms"]]
+        assert len(again) >= 18
+        assert not {str(job_id) for job_id in later} & set(again)

@@ -11,6 +11,9 @@ from jobs.context import Context
 from jobs.errors import PermanentFailure
 from jobs.registry import handler
 from jobs.values import Backoff
+from tests.testapp import chaos, poison
+
+__all__ = ["chaos", "poison"]  # imported to be declared
 
 LOOK_SECONDS = 0.01
 SOON = Backoff(base_seconds=0.2, jitter=0)
@@ -35,6 +38,13 @@ def deaf(marks: str, *, context: Context) -> dict[str, int]:
         time.sleep(LOOK_SECONDS)
     _mark(marks, context, "finished")
     return {"attempt": context.attempt}
+
+
+@handler("stack.deaf_effect", backoff=SOON)
+def deaf_effect(marks: str, *, context: Context) -> dict[str, int]:
+    """As ``stack.deaf``, and leave an effect in the transaction that completes the job."""
+    chaos.leave_effect(context)
+    return deaf(marks, context=context)
 
 
 @handler("stack.nap", backoff=SOON)
