@@ -22,6 +22,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from pytest_django import Settings
 
 from jobs import cache, drain, events, keys, lifecycle, testing
+from jobs.api import quota, throttle
 from jobs.models import Job, Scope
 from jobs.states import JobEvent, JobState
 from tests import environment
@@ -68,11 +69,13 @@ def _clean(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -
     settings.STORAGES = {**settings.STORAGES, "default": files, "jobs": files}
     # The real hasher is slow on purpose, and a user is made in most tests.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    cache.breaker.reset()
+    cache.breaker.forget()
     drain.clear()
     testing.gate.cache_clear()
+    throttle.forget()
+    quota.forget()
     yield
-    cache.breaker.reset()
+    cache.breaker.forget()
     drain.clear()
 
 

@@ -32,7 +32,7 @@ def inside(stack: Stack, blocker: DjangoDbBlocker) -> Iterator[None]:
         # Connections are made per thread, from these settings.
         patch.setitem(connections.settings["default"], "NAME", name)
         del connections["default"]
-        cache.breaker.reset()
+        cache.breaker.forget()
         try:
             yield
         finally:

@@ -18,8 +18,10 @@ PATIENCE_SECONDS = 60.0
 class Rival(Generic[T]):
     """Runs ``work`` in a thread with a database session of its own."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], *, connects: bool = True) -> None:
+        """``connects``: begin the session before the work, to be able to watch it."""
         self._work = work
+        self._connects = connects
         self._answer: T | None = None
         self._error: BaseException | None = None
         self._connected = threading.Event()
@@ -29,9 +31,10 @@ class Rival(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_backend_pid()")
-                [self._pid] = cursor.fetchone()
+            if self._connects:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_backend_pid()")
+                    [self._pid] = cursor.fetchone()
             self._connected.set()
             self._answer = self._work()
         except BaseException as error:  # told by ``answer`` in the test's own thread

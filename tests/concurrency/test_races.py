@@ -10,6 +10,7 @@ from django.db import connection, transaction
 
 from jobs import lifecycle, relay
 from jobs.errors import IdempotencyConflict, IllegalTransition
+from jobs.lifecycle import submitting
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.states import JobEvent, JobState
 from jobs.values import Attempt, Beat, Doorbell, Outcome, Settled, Submission
@@ -119,24 +120,6 @@ def test_a_finish_that_waited_for_a_cancel_takes_it_into_account(
         late = finishing(attempt, event)
         late.wait_until_blocked()
     assert late.answer() == [Settled(attempt.job_id, becomes, fenced=False)]
-
-
-def test_cancel_and_completion_at_once_leave_one_legal_end() -> None:
-    for _ in range(10):
-        [attempt] = claim(submit())
-
-        def cancel(job_id: Any = attempt.job_id) -> str:
-            try:
-                return str(lifecycle.cancel([job_id], actor=USER)[0].event)
-            except IllegalTransition:
-                return "refused"
-
-        def complete(held: Attempt = attempt) -> str:
-            return str(lifecycle.finish([Outcome(held, JobEvent.SUCCEED)], worker=WORKER)[0].event)
-
-        answers = race(cancel, complete)
-        assert answers in (["refused", "succeed"], ["request_cancel", "succeed"])
-        assert history(attempt.job_id)[-1] == "succeed"
 
 
 # ----------------------------------------------------------------------------------------- rescue
@@ -292,14 +275,14 @@ def test_a_unique_key_whose_holder_ends_meanwhile_goes_to_the_next(
 ) -> None:
     """The holder ends between the refused insert and the look for who stands there."""
     [attempt] = claim(submit(unique_key="u"))
-    answers = lifecycle._answers
+    answers = submitting._answers
 
     def meanwhile(*arguments: Any) -> Any:
-        monkeypatch.setattr(lifecycle, "_answers", answers)
+        monkeypatch.setattr(submitting, "_answers", answers)
         finishing(attempt).answer()
         return answers(*arguments)
 
-    monkeypatch.setattr(lifecycle, "_answers", meanwhile)
+    monkeypatch.setattr(submitting, "_answers", meanwhile)
     [answer] = lifecycle.submit([Submission(HANDLER, unique_key="u")])
     assert answer.created
     assert answer.job_id != attempt.job_id

@@ -219,6 +219,15 @@ def test_the_worker_gets_longer_than_its_drain(document: Document) -> None:
     assert grace >= JOBS.drain_grace_seconds + 3 * JOBS.stop_grace_seconds + 20
 
 
+def test_the_api_believes_the_one_proxy_about_addresses(document: Document) -> None:
+    """None, and all clients were throttled as one; two, and a client could name itself."""
+    believed = {
+        name: service.get("environment", {}).get("INTERLOCK_TRUSTED_PROXIES")
+        for name, service in document["services"].items()
+    }
+    assert {name: count for name, count in believed.items() if count} == {"api": "1"}
+
+
 def test_open_requests_outlive_a_long_poll(document: Document) -> None:
     longest = JOBS.wait_limit_seconds
     assert seconds(service(document, "api")["stop_grace_period"]) > longest

@@ -68,7 +68,7 @@ def test_every_operation_is_described(method: str, path: str, operation: Any) ->
     assert operation["security"] == [{"apiKey": []}, {"session": []}]
     responses = operation["responses"]
     assert any(status.startswith("2") for status in responses)
-    wanted = {"401", "403", "503"}
+    wanted = {"401", "403", "429", "503"}
     wanted |= {"404"} if "{" in path else set()
     wanted |= {"400", "413", "415"} if method == "post" else set()
     assert wanted <= set(responses)
@@ -76,6 +76,7 @@ def test_every_operation_is_described(method: str, path: str, operation: Any) ->
         assert response["description"]
         if status >= "400":
             assert list(response["content"]) == ["application/problem+json"]
+        assert ("Retry-After" in response.get("headers", {})) == (status in ("429", "503"))
 
 
 @pytest.mark.parametrize("content", [pytest.param(media, id=name) for name, media in contents()])

@@ -48,7 +48,7 @@ def test_every_event_has_a_transition_of_its_name() -> None:
 
 
 def test_the_triggers_text_lists_the_tables_edges() -> None:
-    text = sql.load("guard_v1")
+    text = sql.load("guard_v2")
     listed = set(re.findall(r"^\s+'([a-z_]+) ([A-Z]+) ([A-Z]+) ([a-z]+)'", text, re.MULTILINE))
     table = {
         (edge.event.value, source.value, edge.target.value, actor.value)

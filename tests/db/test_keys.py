@@ -137,6 +137,21 @@ def test_a_broken_copy_is_read_anew(
     assert found == []
 
 
+def test_a_copy_under_the_name_of_another_key_is_nobodys(
+    redis_cache: redis.Redis, user_factory: UserFactory, key_factory: KeyFactory
+) -> None:
+    """Redis may say anything, but not who asks."""
+    powerful = key_factory(user_factory(staff=True), Scope.OPERATE)
+    keys.look_up(powerful)
+    copied = redis_cache.get(copy_of_a_key(redis_cache))
+    redis_cache.flushdb()
+    secret = key_factory(user_factory(), Scope.READ)
+    first = keys.look_up(secret)
+    assert copied is not None
+    redis_cache.set(copy_of_a_key(redis_cache), copied)
+    assert keys.look_up(secret) == first
+
+
 def test_a_key_works_without_redis(
     user_factory: UserFactory,
     key_factory: KeyFactory,

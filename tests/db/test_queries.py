@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -32,11 +32,11 @@ SET LOCAL session_replication_role = replica;
 INSERT INTO jobs_job (
     id, handler, queue, priority, tenant, payload, state, version, attempt, failed_attempts,
     lost_attempts, max_attempts, due_at, worker, progress, progress_message, progress_seq, event,
-    actor_kind, actor_id, reason, signed_version, submitted_at, finished_at
+    actor_kind, actor_id, reason, signed_version, submitted_at, finished_at, changed_at, audit_hash
 )
 SELECT gen_random_uuid(), 'h', 'default', 0, '', '{{}}', 'COMPLETED', 3, 1, 0, 0, 3,
     now() - interval '1 day', '', 1, '', 0, 'succeed', 'worker', 'w', '', 3,
-    now() - interval '1 day', now()
+    now() - interval '1 day', now(), now(), ''
 FROM generate_series(1, {MANY});
 INSERT INTO jobs_outboxentry (
     job_id, job_version, handler, queue, priority, due_at, published_at, tries, rearms
@@ -110,14 +110,14 @@ def queryset_plan(queryset: Any) -> Plan:
 def test_the_relay_reads_only_what_it_takes() -> None:
     submit(30, priority=5)
     submit(30)
-    found = plan(sql.load("relay_take"), {"limit": 500, "take_seconds": 30})
+    found = plan(sql.load("relay_take"), {"limit": 500, "take_seconds": 30, "without": []})
     assert "jobs_outbox_waiting" in found.indexes
     assert found.scanned_whole == set()
     assert found.rows_read("jobs_outboxentry") <= 4 * 60
 
 
 def test_the_relay_finds_nothing_cheaply() -> None:
-    found = plan(sql.load("relay_take"), {"limit": 500, "take_seconds": 30})
+    found = plan(sql.load("relay_take"), {"limit": 500, "take_seconds": 30, "without": []})
     assert found.rows_read("jobs_outboxentry") <= 10
 
 
@@ -130,23 +130,83 @@ def test_the_relay_takes_from_a_long_backlog_without_reading_all_of_it() -> None
             f" FROM generate_series(1, {MANY}) AS n"
         )
         cursor.execute("ANALYZE jobs_outboxentry")
-    found = plan(sql.load("relay_take"), {"limit": 100, "take_seconds": 30})
+    found = plan(sql.load("relay_take"), {"limit": 100, "take_seconds": 30, "without": []})
     assert found.rows_read("jobs_outboxentry") <= 4 * 100
 
 
-def test_the_reconciler_reads_waiting_jobs_and_their_rows() -> None:
-    submit(30)
-    parameters = {"base_seconds": 0.0001, "cap_seconds": 900, "limit": 1000}
-    found = plan(sql.load("rearm"), parameters)
-    assert "jobs_job_pending" in found.indexes
+BACKLOG = f"""
+SET LOCAL session_replication_role = replica;
+INSERT INTO jobs_job (
+    id, handler, queue, priority, tenant, payload, state, version, attempt, failed_attempts,
+    lost_attempts, max_attempts, due_at, worker, progress, progress_message, progress_seq, event,
+    actor_kind, actor_id, reason, signed_version, submitted_at, changed_at, audit_hash
+)
+SELECT gen_random_uuid(), 'h', 'q' || n % 2, 0, '', '{{}}', 'PENDING', 1, 0, 0, 0, 3,
+    now() - n * interval '1 s', '', 0, '', 0, 'submit', 'system', '', '', 1, now(), now(), ''
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO jobs_outboxentry (
+    job_id, job_version, handler, queue, priority, due_at, published_at, tries, rearms
+)
+SELECT id, 1, handler, queue, 0, due_at, due_at, 1, 0 FROM jobs_job
+WHERE state = 'PENDING' AND handler = 'h';
+SET LOCAL session_replication_role = origin;
+"""
+
+
+@pytest.mark.parametrize("nested_loops", ["on", "off"])
+def test_the_reconciler_reads_no_more_than_a_window(nested_loops: str) -> None:
+    """From the beginning, the middle and the end of a backlog alike, and whatever join the planner
+    would like."""
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG)
+        cursor.execute(f"SET LOCAL enable_nestloop = {nested_loops}")
+        for back in (0, MANY / 2, MANY - 50):
+            cursor.execute("SELECT now() - %s * interval '1 s'", [back])
+            [place] = cursor.fetchone()
+            where = {"queue": "q1", "due_at": place, "id": UUID(int=0), "limit": 100}
+            found = plan(sql.load("rearm_window"), {**where, "take_seconds": 15})
+            assert "jobs_job_pending" in found.indexes
+            assert found.scanned_whole == set()
+            assert found.rows_read("jobs_job") <= 100
+            assert found.rows_read("jobs_outboxentry") <= 100
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh statistics", "old statistics"])
+def test_the_reconciler_finds_queues_by_one_look_each(*, fresh: bool) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG + ("ANALYZE jobs_job, jobs_outboxentry;" if fresh else ""))
+    found = plan(sql.load("rearm_queues"), None)
     assert found.scanned_whole == set()
-    assert found.rows_read("jobs_job") <= 60
-    assert found.rows_read("jobs_outboxentry") <= 60
+    assert found.rows_read("jobs_job") <= 5
+
+
+@pytest.mark.parametrize("nested_loops", ["on", "off"])
+def test_the_reconciler_rings_by_primary_key(nested_loops: str) -> None:
+    ids = [str(job.id) for job in submit(100)]
+    rows = json.dumps([{"id": job_id, "version": 1, "rearms": 0} for job_id in ids])
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG)
+        cursor.execute("UPDATE jobs_outboxentry SET published_at = now() WHERE queue = 'default'")
+        cursor.execute(f"SET LOCAL enable_nestloop = {nested_loops}")
+    found = plan(sql.load("rearm"), {"rows": rows, "ids": ids})
+    assert found.scanned_whole == set()
+    assert found.rows_read("jobs_job") <= 2 * 100
+
+
+def test_the_reconciler_asks_the_newest_running_jobs(job_factory: JobFactory) -> None:
+    job_factory(JobState.RUNNING, 50)
+    found = plan(sql.load("rearm_front"), {"limit": 20, "take_seconds": 15})
+    assert "jobs_job_running" in found.indexes
+    assert found.scanned_whole == set()
+    assert found.rows_read("jobs_job") <= 20
+    assert found.rows_read("jobs_outboxentry") <= 20
 
 
 def test_the_rescuer_reads_running_jobs(job_factory: JobFactory) -> None:
     job_factory(JobState.RUNNING, 20)
-    found = queryset_plan(Job.objects.lapsed().order_by("id").values_list("id")[:500])
+    lapsed = Job.objects.lapsed().order_by("id")
+    with transaction.atomic():
+        found = queryset_plan(lapsed.select_for_update(no_key=True, skip_locked=True)[:500])
     assert "jobs_job_running" in found.indexes
     assert found.rows_read("jobs_job") <= 20
 

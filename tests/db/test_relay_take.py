@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from jobs import relay
 from jobs.models import OutboxEntry
-from jobs.relay import Taken
+from jobs.publisher import Taken
 from jobs.values import Doorbell
 from tests.verbs import statements, submit
 
@@ -76,8 +76,10 @@ def test_published_rows_are_done_and_the_rest_is_given_back_at_once() -> None:
     submit(3)
     taken = ids(relay.take(10))
     relay.settle(taken[:1], taken)
-    assert OutboxEntry.objects.exclude(published_at=None).get().id == taken[0]
-    assert OutboxEntry.objects.filter(taken_until=None).count() == 3
+    done = OutboxEntry.objects.exclude(published_at=None).get()
+    assert done.id == taken[0]
+    assert done.taken_until is not None, "tells when publishing began"
+    assert OutboxEntry.objects.filter(taken_until=None).count() == 2
     assert sorted(ids(relay.take(10))) == sorted(taken[1:])
 
 
@@ -88,6 +90,17 @@ def test_an_outage_costs_tries_and_nothing_else() -> None:
         relay.settle([], taken)
     row = OutboxEntry.objects.get()
     assert (row.tries, row.published_at, row.taken_until) == (30, None, None)
+
+
+def test_rows_of_a_queue_that_is_left_alone_are_passed_over(
+    jobs_settings: Callable[..., None],
+) -> None:
+    jobs_settings(queues=("default", "other"))
+    submit(5)
+    [job] = submit(queue="other")
+    assert [row.bell.job_id for row in relay.take(2, ["default"])] == [job.id]
+    assert relay.take(2, ["default", "other"]) == []
+    assert len(relay.take(10)) == 5
 
 
 @pytest.mark.parametrize("count", [1, 100])

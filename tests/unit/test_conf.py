@@ -30,6 +30,8 @@ def test_defaults_are_valid_and_frozen() -> None:
         ({"lease_seconds": "soon"}, r"JOBS\[lease_seconds\]"),
         ({"lease_seconds": float("nan")}, r"JOBS\[lease_seconds\]"),
         ({"lease_seconds": 2, "heartbeat_seconds": 1}, "at least 3 x heartbeat_seconds"),
+        ({"doubt_seconds": 2.9}, "doubt_seconds must be at least 3 x heartbeat_seconds"),
+        ({"claim_patience_seconds": 1800}, r"JOBS\[claim_patience_seconds\]"),
         ({"max_attempts": 0}, r"JOBS\[max_attempts\]"),
         ({"queues": []}, r"JOBS\[queues\]"),
         ({"queues": ["a", "a"]}, "must not repeat"),

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -67,6 +68,9 @@ class Recorder(Context):
     def artifact(self, name: str, content: bytes | Path, media_type: str) -> None:
         assert isinstance(content, bytes)
         self.artifacts[name] = (content, media_type)
+
+    def on_completion(self, write: Callable[[], None]) -> None:
+        raise NotImplementedError
 
     def open_upload(self, upload_id: UUID) -> Path:
         return self.uploads[upload_id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from jobs.errors import HandlerSignal, JobCancelled, JobReleased, JobTimeout
-from jobs.running import Run
+from jobs.running import INTERRUPTS, Run
 from jobs.values import Attempt
 
 
@@ -190,9 +192,8 @@ def test_progress_is_noted_even_when_it_is_time_to_stop(run: Run) -> None:
 
 def test_time_runs_from_the_handlers_beginning(run: Run) -> None:
     assert run.ran_seconds() == 0
-    with run:
-        assert run.ran_seconds() >= 0
-        assert run.began_at is not None
+    assert run.inside(lambda: run.began_at) is not None
+    assert run.ran_seconds() >= 0
 
 
 # ------------------------------------------------------------------------------------ interrupted
@@ -220,8 +221,8 @@ def in_thread(work: Callable[[], Any]) -> None:
 def test_a_loop_that_never_looks_is_interrupted(run: Run, where: str) -> None:
     def handler() -> None:
         heart = interrupt_soon(run, JobTimeout("too long"))
-        with pytest.raises(JobTimeout), run:
-            spin()
+        with pytest.raises(JobTimeout):
+            run.inside(spin)
         heart.join()
 
     handler() if where == "main" else in_thread(handler)
@@ -230,8 +231,8 @@ def test_a_loop_that_never_looks_is_interrupted(run: Run, where: str) -> None:
 def test_a_sleep_of_the_main_thread_is_interrupted(run: Run) -> None:
     begun = time.monotonic()
     heart = interrupt_soon(run, JobCancelled(), every_seconds=0.1)
-    with pytest.raises(JobCancelled), run:
-        time.sleep(60)
+    with pytest.raises(JobCancelled):
+        run.inside(lambda: time.sleep(60))
     heart.join()
     assert time.monotonic() - begun < 30
 
@@ -244,54 +245,148 @@ def test_except_exception_does_not_swallow_an_interrupt(run: Run) -> None:
             spin()
         pytest.fail("swallowed")
 
-    with pytest.raises(JobCancelled), run:
-        handler()
+    with pytest.raises(JobCancelled):
+        run.inside(handler)
     heart.join()
 
 
 def test_nothing_is_raised_before_or_after_the_region(run: Run) -> None:
-    run.ask(JobCancelled())
     run.interrupt()
-    with run:
-        pass
+    run.inside(lambda: None)
+    run.ask(JobCancelled())
     run.interrupt()
     for _ in range(10_000):
         pass
 
 
-class HitWhileLocking:
-    """A lock whose first taker is hit by an exception that was on its way."""
+def test_a_handler_that_was_asked_before_its_turn_never_begins(run: Run) -> None:
+    run.ask(JobCancelled("before"))
+    assert run.will_not_begin()
+    with pytest.raises(JobCancelled, match="before"):
+        run.inside(lambda: pytest.fail("began"))
+    assert run.began_at is None
 
-    def __init__(self) -> None:
-        self.hits = 0
+
+class HitWhileLocking:
+    """A lock whose first takers are hit by exceptions that were on their way."""
+
+    def __init__(self, lock: threading.Lock, hits: int) -> None:
+        self._lock = lock
+        self.left = hits
 
     def __enter__(self) -> None:
-        self.hits += 1
-        if self.hits == 1:
+        if self.left:
+            self.left -= 1
             raise JobTimeout("on its way")
+        self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+        self._lock.release()
 
 
-def test_an_interrupt_that_hits_the_leaving_is_swallowed(run: Run) -> None:
-    lock = HitWhileLocking()
-    with run:
-        run._lock = lock  # type: ignore[assignment]  # as much of a lock as is needed
-    assert lock.hits == 2
+@pytest.mark.parametrize("hits", range(INTERRUPTS + 1))
+def test_interrupts_that_hit_the_leaving_do_not_stop_it(run: Run, hits: int) -> None:
+    """As many as may ever be raised; the region is left, and the attempt counts as stopped."""
+
+    def handler() -> str:
+        run._lock = HitWhileLocking(run._lock, hits)  # type: ignore[assignment]  # lock enough
+        return "done"
+
+    if hits:
+        with pytest.raises(JobTimeout):
+            run.inside(handler)
+    else:
+        assert run.inside(handler) == "done"
     assert run._thread_id is None
 
 
+def test_a_handler_that_swallows_everything_is_not_interrupted_for_ever(run: Run) -> None:
+    """After the last one the ladder's next step is due; three leave a handler time to clean up."""
+    caught: list[BaseException] = []
+
+    def deaf() -> str:
+        while len(caught) < INTERRUPTS:
+            try:
+                spin()
+            except JobTimeout as error:
+                caught.append(error)
+        for _ in range(50):
+            run.interrupt()
+        return "done anyway"
+
+    heart = interrupt_soon(run, JobTimeout(), every_seconds=0.01)
+    assert run.inside(deaf) == "done anyway"
+    heart.join()
+    assert len(caught) == INTERRUPTS
+
+
+def test_interrupts_keep_their_distance(run: Run) -> None:
+    def handler() -> None:
+        run.ask(JobTimeout())
+        for _ in range(10):
+            run.interrupt(pause_seconds=60)
+
+    with pytest.raises(JobTimeout):
+        run.inside(handler)
+    assert run._interrupts == 1
+
+
 def test_an_interrupt_at_the_very_end_hits_the_handler_or_nobody(run: Run) -> None:
-    for _ in range(300):
+    for _ in range(1000):
         again = Run(run.claimed, 60)
-        thread = interrupt_soon(again, JobTimeout())
-        with suppress(JobTimeout), again:
-            pass
-        again.close()
-        thread.join()
+        thread = interrupt_soon(again, JobTimeout(), every_seconds=1e-6)
+        with suppress(JobTimeout):
+            again.inside(lambda: None)
+        # From here on nothing may come, in the middle of whatever the engine does.
         for _ in range(100):
             pass
+        thread.join()
+
+
+def test_a_del_that_swallows_the_interrupt_only_delays_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops what is raised in ``__del__``; the next one arrives."""
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            gone.set()
+            ends = time.monotonic() + 0.2
+            while time.monotonic() < ends:
+                pass
+
+    gone = threading.Event()
+
+    def handler() -> None:
+        Slow()
+        spin()
+
+    def heart() -> None:
+        gone.wait(30)
+        run.ask(JobTimeout())
+        while run._thread_id is not None:
+            run.interrupt(pause_seconds=0.3)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=heart)
+    thread.start()
+    with pytest.raises(JobTimeout):
+        run.inside(handler)
+    thread.join()
+    assert dropped == [JobTimeout]
+
+
+def test_a_forked_child_that_comes_back_ends_there(run: Run) -> None:
+    """It has the parent's token, connections and pipes: it must not go on as a second worker."""
+
+    def forks() -> int:
+        return os.fork()
+
+    child = run.inside(forks)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == os.EX_SOFTWARE
 
 
 def test_scratch_files_go_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,9 +397,12 @@ def test_scratch_files_go_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch
         return scratch
 
     monkeypatch.setattr("jobs.files.open_upload", open_upload)
-    with run:
+
+    def handler() -> None:
         run.open_upload(uuid4())
         run.open_upload(uuid4())
         assert used[0].is_dir()
+
+    run.inside(handler)
     assert used[0] == used[1]
     assert not used[0].exists()

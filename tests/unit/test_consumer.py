@@ -1,0 +1,112 @@
+"""How the worker's consumer waits for a broker: shortly, unevenly, and without a word too many."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import WorkerShutdown
+
+from jobs import conf, consumer, drain, topology
+from jobs.consumer import QuietConsumer
+from jobs.errors import ConfigurationError
+
+
+class Broker:
+    """A kombu connection that only remembers how it was asked to connect."""
+
+    transport_cls = "amqp"
+    transport_options = None
+    alt = None
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def ensure_connection(self, complain: Any, max_retries: Any, **how: Any) -> Broker:
+        self.asked = {"complain": complain, "max_retries": max_retries, **how}
+        return self
+
+    def as_uri(self) -> str:
+        return "amqp://broker//"
+
+
+@pytest.fixture
+def quiet() -> Any:
+    """A consumer without a worker around it."""
+    bare: Any = QuietConsumer.__new__(QuietConsumer)
+    always = {"broker_connection_retry": True, "broker_connection_retry_on_startup": True}
+    settings = {**always, "broker_connection_max_retries": None}
+    bare.app = SimpleNamespace(conf=SimpleNamespace(**settings))
+    bare._answer_seconds = 5.0
+    bare._complained_at = float("-inf")
+    bare._pulse = 0.0
+    return bare
+
+
+def test_no_wait_between_two_tries_is_long(quiet: Any) -> None:
+    """Kombu's own end at 30 s: so long a worker would sleep beside a broker that is back."""
+    asked = []
+    for _ in range(50):
+        broker = Broker()
+        assert quiet.ensure_connected(broker) is broker
+        asked.append(broker.asked)
+    assert all(0.05 < how["interval_start"] <= 0.5 for how in asked)
+    assert all(how["interval_max"] <= consumer.LONGEST_WAIT_SECONDS for how in asked)
+    assert all(how["max_retries"] is None for how in asked)
+    assert len({how["interval_max"] for how in asked}) > 10, "workers must not come back in step"
+
+
+def test_each_try_shows_life_and_sees_a_stop(quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker()
+    quiet.ensure_connected(broker)
+    broker.asked["callback"]()
+    assert quiet._pulse > 0
+    monkeypatch.setattr("celery.worker.state.should_stop", 0)
+    with pytest.raises(WorkerShutdown):
+        broker.asked["callback"]()
+
+
+def test_a_long_outage_is_not_a_long_log(quiet: Any, caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker()
+    quiet.ensure_connected(broker)
+    for _ in range(100):
+        broker.asked["complain"](OSError("refused"), 1.0)
+    assert len(caplog.records) == 1
+    quiet._complained_at -= consumer.COMPLAIN_SECONDS
+    broker.asked["complain"](OSError("refused"), 1.0)
+    assert len(caplog.records) == 2
+
+
+def test_a_mismatch_is_explained() -> None:
+    """RabbitMQ's own words, as of 3.10 and 4.x."""
+    said = (
+        "Queue.declare: (406) PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue "
+        "'default' in vhost '/': received the value '50' of type 'signedint' but current is the "
+        "value '20' of type 'long'"
+    )
+    text = topology._explained(said)
+    assert text.startswith("queue 'default' exists with another 'x-delivery-limit': wanted is the")
+    assert "'50'" in text
+    assert "the broker has the value '20'" in text
+    assert "odd" in topology._explained("odd")
+
+
+def test_a_mismatch_ends_the_worker(quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(broker: object) -> None:
+        raise ConfigurationError("queue 'default' exists with another 'x-delivery-limit'")
+
+    monkeypatch.setattr("celery.worker.consumer.Consumer.connect", lambda self: Broker())
+    monkeypatch.setattr(consumer, "bound_open_broker_sockets", lambda *_: None)
+    monkeypatch.setattr(topology, "ensure", refuse)
+    with pytest.raises(WorkerShutdown) as ended:
+        quiet.connect()
+    assert ended.value.code == 1
+    assert drain.seconds_since_stop() is not None, "what it runs is handed back meanwhile"
+
+
+def test_a_silent_redis_is_bounded_too() -> None:
+    redis: Any = SimpleNamespace(transport_cls="redis", transport_options={"socket_timeout": 9})
+    topology.bound_calls(redis, 5)
+    assert redis.transport_options == {"socket_timeout": 9, "socket_connect_timeout": 5}
+    assert conf.get().deaf_seconds > consumer.ANSWER_SECONDS
