@@ -60,12 +60,4 @@ class Migration(migrations.Migration):
                 condition=models.Q(state=JobState.PENDING),
             ),
         ),
-        migrations.AddIndex(
-            "outboxentry",
-            models.Index(
-                name="jobs_outbox_rung_again",
-                fields=["published_at"],
-                condition=models.Q(published_at__isnull=False, rearms__gt=0),
-            ),
-        ),
     ]

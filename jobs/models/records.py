@@ -75,11 +75,6 @@ class OutboxEntry(models.Model):
                 fields=["priority", "due_at"],
                 condition=Q(published_at__isnull=True),
             ),
-            models.Index(
-                name="jobs_outbox_rung_again",
-                fields=["published_at"],
-                condition=Q(rearms__gt=0, published_at__isnull=False),
-            ),
         ]
 
     def __str__(self) -> str:
