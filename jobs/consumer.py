@@ -90,14 +90,18 @@ class QuietConsumer(Consumer):
         super().start()
 
     def stop(self) -> None:
-        """The first step of an orderly stop; the pool's comes after it."""
+        """The first step of every orderly stop, whatever its reason; the pool's comes after it.
+
+        The broker may be silent, and there is little left to hear from it.
+        """
+        drain.stop()
         _let_children_go(self.pool)
+        if self.connection:
+            bound_open_broker_sockets(self.connection, LAST_ANSWER_SECONDS)
         super().stop()
 
     def shutdown(self) -> None:
-        """Say goodbye to the broker, who may be silent, and end the watchdog."""
-        if self.connection:
-            bound_open_broker_sockets(self.connection, LAST_ANSWER_SECONDS)
+        """The last step: leave the broker, and end the watchdog."""
         super().shutdown()
         self._watchdog.stop()
 

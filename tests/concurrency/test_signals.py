@@ -104,8 +104,8 @@ def test_a_storm_of_signals_leaves_no_half_state(declare: Declare) -> None:
         for first, second in zip(jobs[::2], jobs[1::2], strict=True):
             with storm.strikes():
                 executor.answer([Doorbell(job.id, job.version) for job in (first, second)])
-    assert storm.sent > 100
-    assert storm.struck > 20
+    assert storm.sent > 20
+    assert storm.struck > 5
 
     heart = executor._beating()
     assert not heart._runs, "a lease is renewed for nobody"

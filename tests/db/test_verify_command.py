@@ -48,7 +48,7 @@ def test_something_broken_is_exit_code_1_and_says_what() -> None:
     histories.damage("UPDATE jobs_auditentry SET reason = 'forged' WHERE version = 3")
     code, text = verify()
     assert code == 1
-    assert "I3   The audit is the history: 1 violations\n" in text
+    assert "I3   The audit is the history: 1 violation\n" in text
     assert f"     {job.id} v3 the hash chain breaks here\n" in text
 
 

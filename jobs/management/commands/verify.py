@@ -93,7 +93,12 @@ def text_of(report: Report) -> Iterator[str]:
 
 
 def _lines(finding: Finding) -> Iterator[str]:
-    count = f"{finding.violations:,} violations" if finding.violations else "ok"
-    yield f"{finding.id:<4} {finding.title}: {count}"
+    yield f"{finding.id:<4} {finding.title}: {_counted(finding.violations)}"
     for example in finding.examples:
         yield f"     {example}"
+
+
+def _counted(violations: int) -> str:
+    if not violations:
+        return "ok"
+    return "1 violation" if violations == 1 else f"{violations:,} violations"
