@@ -124,6 +124,8 @@ class Watchdog:
         self._begin_anew()
 
     def start(self) -> None:
+        """The first look is at once, for supervisors that ask early."""
+        self._noticed.set()
         self._thread.start()
 
     def notice(self) -> None:

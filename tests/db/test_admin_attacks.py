@@ -68,7 +68,8 @@ def test_no_text_becomes_anything_else(root: Client, db: None, text: str) -> Non
         content = answer.content.decode()
         for raw in ("<script>alert", "<img src=x", "<debug", 'href="javascript:'):
             assert raw not in content, path
-        assert answer["X-Frame-Options"] == "DENY"
+        # Newer releases of unfold frame pages of their own.
+        assert answer["X-Frame-Options"] in {"DENY", "SAMEORIGIN"}
     asked = root.post(LIST, {"action": "retry_selected", "_selected_action": str(job.pk)})
     assert "<script>alert" not in asked.content.decode()
     told = operate(root, "retry", job, reason=text)

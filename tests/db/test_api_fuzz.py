@@ -6,7 +6,8 @@ the schema forbids must be refused, and what it allows must be taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -42,6 +43,13 @@ def secret(
     # Requests with invented credentials are part of the checks, and many.
     jobs_settings(auth_failures_limit=None)
     return key_factory(user_factory())
+
+
+@pytest.fixture(autouse=True)
+def _swept() -> Iterator[None]:
+    """What these tests leave to the garbage collector is collected here, where it is no error."""
+    yield
+    gc.collect()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

@@ -82,7 +82,7 @@ def test_jobs_that_move_are_no_false_alarm(window: int) -> None:
             assert report.ok, report.broken
     after = verify()
     assert after.ok
-    assert after.jobs == Job.objects.count() > report.jobs >= MOVERS * 5
+    assert after.jobs == Job.objects.count() >= report.jobs >= MOVERS * 5
 
 
 def test_a_snapshot_is_one_moment_and_can_only_be_read() -> None:
