@@ -50,7 +50,7 @@ def test_postgres_restart(patient: Stack, own_servers: Servers) -> None:
     assert stack.http.get("/health/ready").status == 503
     # Both have their result by now, and nowhere to put it.
     until(lambda: len(marks.all("finished")) == 2, 10, stack.tails)
-    stack.the("worker").wait_said("not recorded yet")
+    stack.the("worker").wait_said("waiting for the database")
     own_servers.postgres.start()
 
     later = stack.submit("noop", {}, count=5)
