@@ -27,8 +27,11 @@ def inside(stack: Stack, blocker: DjangoDbBlocker) -> Iterator[None]:
         "cache_timeout_seconds": 5.0,
     }
     name = database_name(stack.services.database_url)
+    # Copies in Redis are sealed under it.
+    secret = stack.environment()["INTERLOCK_SECRET_KEY"]
     before = connections["default"]
-    with pytest.MonkeyPatch.context() as patch, override_settings(JOBS=jobs), blocker.unblock():
+    overridden = override_settings(JOBS=jobs, SECRET_KEY=secret)
+    with pytest.MonkeyPatch.context() as patch, overridden, blocker.unblock():
         # Connections are made per thread, from these settings.
         patch.setitem(connections.settings["default"], "NAME", name)
         del connections["default"]
