@@ -35,11 +35,18 @@ class Breaker:
     def __init__(self) -> None:
         self._closed_again_at = 0.0
         self._failed_at = float("-inf")
+        self._answers_since = float("-inf")
         self._lock = Lock()
 
-    def seconds_since_failure(self) -> float:
-        """How long ago Redis last failed this process; infinite if it never did."""
-        return time.monotonic() - self._failed_at
+    @property
+    def failed_at(self) -> float:
+        """When Redis last failed this process; minus infinity if it never did."""
+        return self._failed_at
+
+    @property
+    def answers_since(self) -> float:
+        """When Redis first answered this process after its last failure; infinity before that."""
+        return float("inf") if self._closed_again_at else self._answers_since
 
     def is_open(self) -> bool:
         return time.monotonic() < self._closed_again_at
@@ -64,12 +71,15 @@ class Breaker:
 
     def reset(self) -> None:
         """Close it: Redis answers."""
-        self._closed_again_at = 0.0
+        if self._closed_again_at:
+            with self._lock:
+                self._answers_since = time.monotonic()
+                self._closed_again_at = 0.0
 
     def forget(self) -> None:
         """As new, for processes that outlive one Redis, such as tests."""
-        self.reset()
-        self._failed_at = float("-inf")
+        self._closed_again_at = 0.0
+        self._failed_at = self._answers_since = float("-inf")
 
 
 breaker = Breaker()

@@ -30,22 +30,23 @@ _PATIENCE_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 2.0
 #: Jobs whose last shown rank a process remembers, a few hundred bytes each.
 _FLOORS = 20_000
+_NEVER_READ = (NOTHING_SEEN, float("-inf"))
 #: Pace of looking when Redis cannot tell news.
 _PACE_SECONDS = 0.5
 
 
 def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
-    """The job's status, or None for an unknown id. No SQL while Redis has a copy.
+    """The job's status, or None for an unknown id. No SQL while Redis has a copy to be trusted.
 
     ``at_least`` is what the reader has seen before: a copy below it is not shown, the row is read
     instead, and the copy is brought forward.
     """
     at_least = max(at_least, _floors.of(job_id))
     copy = status.read([job_id]).get(job_id)
-    if copy is not None and copy.rank >= at_least and _is_trusted(copy):
-        return copy
-    if copy is not None:
+    if copy is not None and copy.rank < at_least:
         return _from_row(job_id, behind=True)
+    if copy is not None and _is_trusted(job_id, copy):
+        return copy
     copy = _flights.board(job_id)
     if copy is not None and copy.rank < at_least:
         return _from_row(job_id, behind=True)
@@ -58,7 +59,7 @@ def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     behind = [
         job_id
         for job_id, copy in copies.items()
-        if copy.rank < _floors.of(job_id) or not _is_trusted(copy)
+        if copy.rank < _floors.of(job_id) or not _is_trusted(job_id, copy)
     ]
     missing = [job_id for job_id in job_ids if job_id not in copies]
     if missing or behind:
@@ -66,16 +67,19 @@ def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     return copies
 
 
-def _is_trusted(copy: Copy) -> bool:
+def _is_trusted(job_id: UUID, copy: Copy) -> bool:
     """Whether a copy is as new as anything that others were shown.
 
     While Redis fails, news of commits is lost and readers get rows. What Redis still holds
-    afterwards may be older than that, until it has expired. COMPLETED is the end in any case.
+    afterwards may be older than that, until it has expired or this process has compared it with
+    the row, once all writers had noticed that Redis is back. COMPLETED is the end in any case.
     """
-    return (
-        cache.breaker.seconds_since_failure() > conf.get().status_ttl_seconds
-        or b'"state":"COMPLETED"' in copy.body
-    )
+    settings = conf.get()
+    if time.monotonic() - cache.breaker.failed_at > settings.status_ttl_seconds:
+        return True
+    noticed = cache.breaker.answers_since + settings.cache_retry_seconds
+    noticed += 2 * settings.cache_timeout_seconds
+    return _floors.read_at(job_id) > noticed or b'"state":"COMPLETED"' in copy.body
 
 
 def wait(job_id: UUID, rank: Rank, seconds: float) -> Copy | None:
@@ -113,11 +117,12 @@ def _from_rows(job_ids: Sequence[UUID], behind: Collection[UUID] = ()) -> dict[U
     token = status.new_token()
     # Before the read: a lease taken afterwards would let an old row overwrite a newer copy.
     status.reserve(job_ids, token)
+    read_at = time.monotonic()
     views = read_views(job_ids, conf.get().inline_result_limit_bytes)
     status.fill((view for view in views if view.job_id not in behind), token)
     status.update(view for view in views if view.job_id in behind)
     copies = {view.job_id: status.render(view) for view in views}
-    _floors.raise_to(copies)
+    _floors.raise_to(copies, read_at)
     return copies
 
 
@@ -139,15 +144,21 @@ class _Floors:
         self._ranks: OrderedDict[UUID, tuple[Rank, float]] = OrderedDict()
 
     def of(self, job_id: UUID) -> Rank:
-        rank, until = self._ranks.get(job_id, (NOTHING_SEEN, 0.0))
+        settings = conf.get()
+        rank, read_at = self._ranks.get(job_id, _NEVER_READ)
+        until = read_at + settings.status_ttl_seconds + settings.status_fill_seconds
         return rank if time.monotonic() < until else NOTHING_SEEN
 
-    def raise_to(self, copies: Mapping[UUID, Copy]) -> None:
-        settings = conf.get()
-        until = time.monotonic() + settings.status_ttl_seconds + settings.status_fill_seconds
+    def read_at(self, job_id: UUID) -> float:
+        """When the reading of the row began that was last shown, on the monotonic clock."""
+        return self._ranks.get(job_id, _NEVER_READ)[1]
+
+    def raise_to(self, copies: Mapping[UUID, Copy], read_at: float) -> None:
+        """Rows that were read from ``read_at`` on are shown."""
         with self._lock:
             for job_id, copy in copies.items():
-                self._ranks[job_id] = (max(copy.rank, self.of(job_id)), until)
+                rank = max(copy.rank, self.of(job_id))
+                self._ranks[job_id] = (rank, max(read_at, self.read_at(job_id)))
                 self._ranks.move_to_end(job_id)
             while len(self._ranks) > _FLOORS:
                 self._ranks.popitem(last=False)
@@ -198,7 +209,7 @@ class _Flights:
         try:
             # The earlier query has usually refilled the copy.
             copy = status.read([job_id]).get(job_id) if earlier is not None else None
-            trusted = copy is not None and _is_trusted(copy)
+            trusted = copy is not None and _is_trusted(job_id, copy)
             flight.copy = copy if trusted else _from_row(job_id)
         except BaseException as error:
             flight.error = error

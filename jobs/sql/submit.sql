@@ -1,7 +1,7 @@
 -- Accepts many jobs in one statement; the insert trigger adds their audit and outbox rows. A
 -- conflict on any unique index (unique key, or an idempotency key that reserve_keys.sql did not know)
--- leaves that row out, and the caller looks up the job that answers instead. One JSON parameter, because one cast of one text is far
--- cheaper to plan than an array per column.
+-- leaves that row out, and the caller looks up the job that answers instead. One JSON parameter,
+-- because one cast of one text is far cheaper to plan than an array per column.
 INSERT INTO jobs_job AS j (
     id, owner_id, handler, queue, priority, tenant, unique_key, idempotency_key, fingerprint,
     payload, state, version, attempt, failed_attempts, lost_attempts, max_attempts, due_at,

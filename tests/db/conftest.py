@@ -1,4 +1,4 @@
-"""Browsers of people who are logged in to the admin."""
+"""Callers of this ring: a client of the API, and browsers of people who are in the admin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from tests.admin import ClientFor
+from tests.api import Api
+
+
+@pytest.fixture
+def owner(user_factory: Callable[..., User]) -> User:
+    return user_factory(username="owner")
+
+
+@pytest.fixture
+def api(owner: User, key_factory: Callable[..., str]) -> Api:
+    """Speaks for ``owner``, with all scopes."""
+    return Api(key_factory(owner))
 
 
 @pytest.fixture

@@ -32,16 +32,6 @@ KeyFactory = Callable[..., str]
 ONE = {"handler": HANDLER}
 
 
-@pytest.fixture
-def owner(user_factory: UserFactory) -> User:
-    return user_factory()
-
-
-@pytest.fixture
-def api(owner: User, key_factory: KeyFactory) -> Api:
-    return Api(key_factory(owner))
-
-
 # ---------------------------------------------------------------------------- what is no request
 
 _IDS = [

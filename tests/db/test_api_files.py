@@ -15,22 +15,12 @@ from jobs import files
 from jobs.models import Job, JobArtifact, Upload
 from jobs.states import JobEvent
 from tests.api import Api, body_of, problem
-from tests.conftest import JobFactory, UserFactory
+from tests.conftest import JobFactory
 from tests.verbs import claim, finish
 
 pytestmark = pytest.mark.django_db
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
-
-
-@pytest.fixture
-def owner(user_factory: UserFactory) -> User:
-    return user_factory(username="owner")
-
-
-@pytest.fixture
-def api(owner: User, key_factory: Callable[..., str]) -> Api:
-    return Api(key_factory(owner))
 
 
 @pytest.fixture

@@ -24,16 +24,6 @@ from tests.verbs import HANDLER, claim, finish
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def owner(user_factory: UserFactory) -> User:
-    return user_factory(username="owner")
-
-
-@pytest.fixture
-def api(owner: User, key_factory: Callable[..., str]) -> Api:
-    return Api(key_factory(owner))
-
-
 def ids_of(answer: Any) -> list[str]:
     return [row["id"] for row in answer.json()["results"]]
 

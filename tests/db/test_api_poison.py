@@ -24,16 +24,6 @@ KeyFactory = Callable[..., str]
 ONE = {"handler": HANDLER}
 
 
-@pytest.fixture
-def owner(user_factory: UserFactory) -> User:
-    return user_factory()
-
-
-@pytest.fixture
-def api(owner: User, key_factory: KeyFactory) -> Api:
-    return Api(key_factory(owner))
-
-
 def _status(api: Api, job_id: UUID) -> Any:
     return api.get(f"jobs/{job_id}/status/")
 

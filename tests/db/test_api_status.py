@@ -26,16 +26,6 @@ from tests.verbs import USER, claim, finish
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def owner(user_factory: UserFactory) -> User:
-    return user_factory(username="owner")
-
-
-@pytest.fixture
-def api(owner: User, key_factory: Callable[..., str]) -> Api:
-    return Api(key_factory(owner))
-
-
 def copies(job: Job) -> dict[UUID, Copy]:
     return status.read([job.id])
 

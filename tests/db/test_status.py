@@ -265,55 +265,6 @@ def test_a_forged_copy_is_a_miss(redis_cache: redis.Redis, place: str) -> None:
     assert shown(view.job_id) is None
 
 
-# --------------------------------------------------------------------------- after an outage
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("many", [False, True])
-def test_after_an_outage_old_copies_are_not_believed(
-    redis_cache: redis.Redis, jobs_settings: Callable[..., None], many: bool
-) -> None:
-    """The news of a commit was lost with Redis, and others were shown the row meanwhile."""
-    [job] = submit(1)
-    assert shown(job.id) == (1, 0)
-    cache.breaker.trip(0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "ask", lambda *_, **__: None)
-        lifecycle.cancel([job.id], actor=USER)
-    assert shown(job.id) == (1, 0)
-
-    copies = status_reader.many([job.id]) if many else {job.id: status_reader.one(job.id)}
-
-    found = copies[job.id]
-    assert found is not None
-    assert found.rank == (2, 0)
-    assert shown(job.id) == (2, 0)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_copies_are_believed_again_once_the_old_ones_have_expired(
-    redis_cache: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [job] = submit(1)
-    cache.breaker.trip(0.0)
-    after = conf.get().status_ttl_seconds + 1
-    monkeypatch.setattr(cache.breaker, "seconds_since_failure", lambda: after)
-    with statements() as sql:
-        assert status_reader.one(job.id) is not None
-    assert sql == []
-
-
-@pytest.mark.django_db(transaction=True)
-def test_the_end_is_believed_at_any_time(redis_cache: redis.Redis) -> None:
-    [job] = submit(1)
-    finish(claim([job]), JobEvent.SUCCEED, result={"state": "PENDING"})
-    cache.breaker.trip(0.0)
-    with statements() as sql:
-        copy = status_reader.one(job.id)
-    assert copy is not None
-    assert sql == []
-
-
 # ----------------------------------------------------------------------- any order of everything
 
 #: Readers begin and move more often than the job does, or nothing would overlap.

@@ -120,4 +120,20 @@ def test_a_broken_kept_connection_is_replaced_at_once(
 
     assert cache.ask(breaks_once) == "answer"
     assert not cache.breaker.is_open()
-    assert cache.breaker.seconds_since_failure() == float("inf")
+    assert cache.breaker.failed_at == float("-inf")
+
+
+def test_it_tells_since_when_redis_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("jobs.cache.time.monotonic", lambda: now)
+    breaker = cache.Breaker()
+    assert breaker.answers_since == float("-inf")
+    breaker.reset()
+    assert breaker.answers_since == float("-inf")
+    breaker.trip(1.0)
+    assert (breaker.failed_at, breaker.answers_since) == (100.0, float("inf"))
+    now = 105.0
+    breaker.reset()
+    now = 106.0
+    breaker.reset()
+    assert (breaker.failed_at, breaker.answers_since) == (100.0, 105.0)

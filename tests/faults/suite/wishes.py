@@ -78,7 +78,7 @@ class Wisher:
             self._poison.append(self._poison.pop(0))
             return Wish(owner, ({"handler": self._poison[-1]},), bulk=False, key=_key())
         if rng.random() < UNIQUE:
-            return Wish(owner, (self._unique(owner),), bulk=False, key=None)
+            return Wish(owner, (self._unique(),), bulk=False, key=None)
         bulk = rng.random() < BULK
         jobs = tuple(self._job() for _ in range(rng.randint(*BULK_JOBS) if bulk else 1))
         return Wish(owner, jobs, bulk, _key() if rng.random() < KEYED else None)
@@ -90,10 +90,9 @@ class Wisher:
             job["delay_seconds"] = round(self._rng.uniform(0.1, 3.0), 3)
         return job
 
-    def _unique(self, owner: Owner) -> dict[str, Any]:
-        # Unique keys are shared by all owners, hence the owner in the name. Without an idempotency
-        # key: such a submit is answered by a job that does not carry the key.
-        name = f"{owner.owner_id}-{self._rng.randrange(UNIQUE_NAMES)}"
+    def _unique(self) -> dict[str, Any]:
+        # All owners use the same few names: each must be answered by a job of its own.
+        name = f"unique {self._rng.randrange(UNIQUE_NAMES)}"
         return {"handler": "chaos.effect", "payload": {"seconds": 0.3}, "unique_key": name}
 
 

@@ -1,0 +1,135 @@
+"""Status after an outage of Redis: what it still holds is compared with the row before it is shown.
+
+One process stands for the one that noticed the outage; the clock is moved instead of waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from jobs import cache, conf, lifecycle, status, status_reader
+from jobs.states import JobEvent
+from jobs.status import Copy
+from tests.verbs import USER, claim, finish, statements, submit
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_cache")]
+
+Wait = Callable[[float], None]
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch, jobs_settings: Callable[..., None]) -> Wait:
+    """Moves this process's clock on. Copies live for longer than all need to notice an outage."""
+    jobs_settings(status_ttl_seconds=4 * all_have_noticed())
+    clock = time.monotonic
+    waited = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + waited)
+    return wait
+
+
+def outage() -> None:
+    """Redis fails, and answers again."""
+    cache.breaker.trip(0.0)
+    cache.ask(lambda r: r.ping())
+    assert cache.breaker.answers_since > cache.breaker.failed_at
+
+
+def all_have_noticed() -> float:
+    """Seconds after which no writer leaves Redis alone any more."""
+    settings = conf.get()
+    return settings.cache_retry_seconds + 2 * settings.cache_timeout_seconds + 0.1
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_old_copies_are_not_believed(many: bool) -> None:
+    """The news of a commit was lost with Redis, and others were shown the row meanwhile."""
+    [job] = submit(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "ask", lambda *_, **__: None)
+        lifecycle.cancel([job.id], actor=USER)
+    outage()
+    assert status.read([job.id])[job.id].rank == (1, 0)
+
+    copies = status_reader.many([job.id]) if many else {job.id: status_reader.one(job.id)}
+
+    found = copies[job.id]
+    assert found is not None
+    assert found.rank == (2, 0)
+    assert status.read([job.id])[job.id].rank == (2, 0)
+
+
+def test_a_copy_that_was_compared_with_its_row_is_believed_again(wait: Wait) -> None:
+    [job] = submit(1)
+    outage()
+    wait(all_have_noticed())
+    with statements() as sql:
+        first = status_reader.one(job.id)
+    assert len(sql) == 1
+    with statements() as sql:
+        assert status_reader.one(job.id) == first
+        assert status_reader.many([job.id]) == {job.id: first}
+    assert sql == []
+
+
+def test_a_copy_compared_too_early_is_compared_again(wait: Wait) -> None:
+    """A writer that leaves Redis alone for a while yet would not have told what it commits."""
+    [job] = submit(1)
+    outage()
+    assert status_reader.one(job.id) is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(status, "update", lambda *_, **__: None)
+        lifecycle.cancel([job.id], actor=USER)
+    wait(all_have_noticed())
+    copy = status_reader.one(job.id)
+    assert copy is not None
+    assert copy.rank == (2, 0)
+
+
+def test_a_comparison_before_the_next_outage_counts_for_nothing(wait: Wait) -> None:
+    [job] = submit(1)
+    outage()
+    wait(all_have_noticed())
+    assert status_reader.one(job.id) is not None
+    outage()
+    wait(all_have_noticed())
+    with statements() as sql:
+        assert status_reader.one(job.id) is not None
+    assert len(sql) == 1
+
+
+def test_many_readers_of_an_old_copy_share_one_comparison(wait: Wait) -> None:
+    [job] = submit(1)
+    outage()
+    wait(all_have_noticed())
+    copies: list[Copy | None] = []
+    with statements() as sql:
+        copies += [status_reader.one(job.id) for _ in range(20)]
+    assert len(sql) == 1
+    assert len(set(copies)) == 1
+
+
+def test_copies_are_believed_once_the_old_ones_have_expired(wait: Wait) -> None:
+    [job] = submit(1)
+    outage()
+    wait(conf.get().status_ttl_seconds + 1)
+    with statements() as sql:
+        assert status_reader.one(job.id) is not None
+    assert sql == []
+
+
+def test_the_end_is_believed_at_any_time() -> None:
+    [job] = submit(1)
+    finish(claim([job]), JobEvent.SUCCEED, result={"state": "PENDING"})
+    outage()
+    with statements() as sql:
+        copy = status_reader.one(job.id)
+    assert copy is not None
+    assert sql == []
