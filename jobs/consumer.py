@@ -43,6 +43,9 @@ LONGEST_WAIT_SECONDS = 1.5
 GOOD_SECONDS = 10.0
 #: Bound on one answer of the broker while the main loop waits for it.
 ANSWER_SECONDS = 5.0
+#: The same while consuming is being set up, doubled after every silence up to the other. A broker
+#: that has just started accepts connections before its queues answer, and forgets who asked.
+FIRST_ANSWER_SECONDS = 1.5
 #: The same during a stop. Acknowledgements that are lost then cost other workers one look each.
 LAST_ANSWER_SECONDS = 1.0
 #: Least time between two log lines about the same broker that is away.
@@ -73,6 +76,7 @@ class QuietConsumer(Consumer):
         self._heard = 0
         self._listening_since: float | None = None
         self._failures = 0
+        self._silences = 0
         self._complained_at = float("-inf")
         self._pulse = time.monotonic()
         # One object for all beats, so that a loop that stands still does not collect them.
@@ -111,7 +115,8 @@ class QuietConsumer(Consumer):
         Raises WorkerShutdown if a live queue has other arguments: no try would end otherwise.
         """
         broker = super().connect()
-        bound_open_broker_sockets(broker, self._answer_seconds)
+        patience = FIRST_ANSWER_SECONDS * 2 ** min(self._silences, 10)
+        bound_open_broker_sockets(broker, min(patience, self._answer_seconds))
         try:
             topology.ensure(broker)
         except ConfigurationError as error:
@@ -149,18 +154,22 @@ class QuietConsumer(Consumer):
     def on_ready(self) -> None:
         """Called whenever the queues are being consumed, after every connect."""
         self._listening_since = time.monotonic()
+        self._silences = 0
+        if self.connection:
+            bound_open_broker_sockets(self.connection, self._answer_seconds)
         super().on_ready()
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         self._now_and_then(super().on_connection_error_before_connected, exc)
-        self._rest()
+        self._rest(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
-        self._rest()
+        self._rest(exc)
 
-    def _rest(self) -> None:
+    def _rest(self, error: Exception) -> None:
         """Wait before the next try: longer each time while the broker answers with refusals."""
+        self._silences += isinstance(error, TimeoutError)
         since, self._listening_since = self._listening_since, None
         held = 0.0 if since is None else time.monotonic() - since
         self._failures = 0 if held > GOOD_SECONDS else self._failures + 1

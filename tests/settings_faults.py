@@ -11,7 +11,12 @@ from tests.settings_stack import INSTALLED_APPS as _APPS
 
 INSTALLED_APPS = [*_APPS, "tests.faults.suite.kill_points.KillPoints"]
 
+
+def _wait_for_a_span(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
 if "FAKETIME" in os.environ:
-    # libfaketime answers EINVAL to a sleep until a moment that passes while it looks at its clock.
-    # Python sleeps until a moment; select waits for a span.
-    time.sleep = lambda seconds: select.select([], [], [], seconds)
+    # libfaketime answers EINVAL to a sleep until a moment that passes while it looks at its clock,
+    # and Python sleeps until a moment.
+    time.sleep = _wait_for_a_span  # type: ignore[assignment] # more than floats is never given

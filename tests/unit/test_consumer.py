@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,9 @@ def quiet() -> Any:
     settings = {**always, "broker_connection_max_retries": None}
     bare.app = SimpleNamespace(conf=SimpleNamespace(**settings))
     bare._answer_seconds = 5.0
+    bare._silences = bare._failures = 0
+    bare._listening_since = bare.connection = None
+    bare.conninfo = Broker()
     bare._complained_at = float("-inf")
     bare._pulse = 0.0
     return bare
@@ -110,3 +114,23 @@ def test_a_silent_redis_is_bounded_too() -> None:
     topology.bound_calls(redis, 5)
     assert redis.transport_options == {"socket_timeout": 9, "socket_connect_timeout": 5}
     assert conf.get().deaf_seconds > consumer.ANSWER_SECONDS
+
+
+def test_a_broker_that_is_silent_is_given_more_time_at_each_try(
+    quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short at first: one that has just started forgets who asked before its queues answer."""
+    given: list[float] = []
+    monkeypatch.setattr("celery.worker.consumer.Consumer.connect", lambda self: Broker())
+    monkeypatch.setattr(consumer, "bound_open_broker_sockets", lambda _, bound: given.append(bound))
+    monkeypatch.setattr(topology, "ensure", lambda broker: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    for error in (TimeoutError(), TimeoutError(), ConnectionResetError(), TimeoutError()):
+        quiet.connect()
+        quiet.on_connection_error_before_connected(error)
+    quiet.connect()
+    first, longest = consumer.FIRST_ANSWER_SECONDS, consumer.ANSWER_SECONDS
+    assert given == [first, 2 * first, longest, longest, longest]
+    quiet.on_ready()
+    quiet.connect()
+    assert given[-1] == first

@@ -76,7 +76,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--list", action="store_true", help="show the faults and what they threaten")
     add("--json", type=Path, help="write the report to this file as JSON")
     add("--markdown", type=Path, help="write the tables to this file as Markdown")
-    add("--keep", action="store_true", help="keep logs and ledger")
+    add("--keep", action="store_true", help="keep logs and ledger of a run that passed, too")
     add("--rate", type=float, default=12.0, help="jobs per second that are submitted")
     options = parser.parse_args(arguments)
     if options.seed is None:
@@ -93,16 +93,19 @@ def in_a_home(options: argparse.Namespace, faults: Sequence[Fault]) -> int:
     """Run in a fresh private directory, which is swept afterwards whatever happens."""
     _heed_signals(limit_of(options))
     home = testing.make_home()
+    keep = True
     try:
         report = on_servers(options, faults, home)
+        keep = options.keep or not report.passed
     except testing.Interrupted:
+        keep = options.keep
         return testing.INTERRUPTED
     except TooLong:
         say("the run took too long and was ended")
         return 1
     finally:
         _leave_in_time()
-        if options.keep:
+        if keep:
             _keep(home, options.seed)
         testing.remove_home(home)
     print(report.text())

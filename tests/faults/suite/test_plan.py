@@ -13,7 +13,7 @@ from tests.faults.suite import kill_points, plan
 from tests.faults.suite.fault import DidNotStrike, every, everything
 from tests.faults.suite.judge import Finding
 from tests.faults.suite.plan import MOST_AT_ONCE, Step
-from tests.faults.suite.report import Report
+from tests.faults.suite.report import BUSY, Report
 from tests.faults.suite.runner import BOUNDS, Record
 from tests.faults.suite.watch import Sighting
 from tests.marks import until
@@ -100,6 +100,16 @@ def test_a_bad_run_fails_and_says_why(what: str) -> None:
     assert report.troubles()
     assert "FAILED (seed 1); again with: again" in report.text()
     assert report.json()["passed"] is False
+
+
+def test_times_are_shown_and_not_judged_where_the_machine_had_none_to_spare() -> None:
+    slow = {**BAD["late"], **BAD["dead worker"], "busy": BUSY + 0.1}
+    report = _report(**slow)
+    assert report.passed
+    assert "times are not judged" in report.text()
+    assert "TOO LATE" in report.text()
+    for what in BAD.keys() - {"late", "an older job is late", "dead worker"}:
+        assert not _report(**BAD[what], busy=BUSY + 0.1).passed
 
 
 def test_hours_of_random_faults_forgive_one_that_had_no_occasion() -> None:
