@@ -8,6 +8,8 @@ verbs (``job_factory``), never by writing columns.
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +20,9 @@ import hypothesis
 import pytest
 import redis
 from django.contrib.auth.models import User
+from django.db import connection
 from hypothesis.configuration import set_hypothesis_home_dir
-from pytest_django import Settings
+from pytest_django import DjangoDbBlocker, Settings
 
 from jobs import cache, drain, events, keys, lifecycle, testing
 from jobs.api import quota, throttle
@@ -35,14 +38,43 @@ set_hypothesis_home_dir(os.environ["INTERLOCK_DATA_DIR"])
 hypothesis.settings.register_profile("tests", database=None, deadline=None)
 hypothesis.settings.load_profile("tests")
 
-#: The Redis database that tests may empty; the application's own is database 0.
-CACHE_DATABASE = int(os.environ.get("INTERLOCK_TEST_CACHE_DATABASE", "15"))
+IDLE_SESSIONS_SECONDS = 20.0
+#: The Redis database that tests may empty, another for each of several pytest processes; the
+#: application's own is database 0.
+CACHE_DATABASE = int(os.environ.get("INTERLOCK_TEST_CACHE_DATABASE", "15")) - int(
+    os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+)
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
     if not environment.has_database():
         pytest.exit(environment.HOW_TO, returncode=2)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Threads of the engine that a test has left idle close their sessions within a heartbeat."""
+    yield
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        ends = time.monotonic() + IDLE_SESSIONS_SECONDS
+        while True:
+            cursor.execute(
+                "SELECT array_agg(concat_ws(': ', application_name, query)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            [others] = cursor.fetchone()
+            if not others:
+                return
+            assert time.monotonic() < ends, f"sessions that nobody closes: {others}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """A directory for socket files, whose names may have no more than some 100 bytes."""
+    with tempfile.TemporaryDirectory(prefix="s-") as name:
+        yield Path(name)
 
 
 # ------------------------------------------------------------------------------------- clean state

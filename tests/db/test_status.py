@@ -499,13 +499,23 @@ class PrivateRedis:
 
 
 @pytest.fixture
-def private_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+def private_redis(socket_path: Path) -> Iterator[PrivateRedis]:
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         pytest.skip("no redis-server on PATH")
-    socket = tmp_path / "redis.sock"
+    socket = socket_path / "redis.sock"
     process = subprocess.Popen(
-        [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],
+        [
+            program,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--save",
+            "",
+            "--dir",
+            str(socket_path),
+        ],
         stdout=subprocess.DEVNULL,
     )
     url = f"unix://{socket}?db=0"

@@ -78,6 +78,8 @@ class Run:
 
     world: _World
     ledger: Path
+    #: Of the load alone, before any test has added jobs of its own.
+    verdict: judge.Verdict
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,8 @@ def run(
         _load(ports, keys, directory / "ledger", world)
         missing = judge.quiesce(world, 60)
         assert not missing, missing
-        yield Run(world, directory / "ledger")
+        ledger = directory / "ledger"
+        yield Run(world, ledger, judge.judge(world, ledger))
 
 
 def _load(ports: list[int], keys: Path, directory: Path, world: _World) -> None:
@@ -124,7 +127,7 @@ def _load(ports: list[int], keys: Path, directory: Path, world: _World) -> None:
 
 @pytest.fixture(scope="module")
 def verdict(run: Run) -> judge.Verdict:
-    return judge.judge(run.world, run.ledger)
+    return run.verdict
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from interlock.local import provision
 from interlock.local.errors import ServerMissing
 from interlock.local.options import checkout_root
-from interlock.local.testing import named_rings, needs_servers
+from interlock.local.testing import named_rings, needs_servers, spread
 
 GIVEN = {
     "DATABASE_URL": "postgres://a@db/b",
@@ -44,6 +44,27 @@ def test_programs_are_got_for_the_rings_that_are_named() -> None:
     assert named_rings(["tests/db/test_guard.py::test_x", "tests/unit"], root) == {"db", "unit"}
     assert {"browser", "integration"} <= named_rings(["-k", "x"], root)
     assert {"browser", "integration"} <= named_rings(["tests"], root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processors", "count"),
+    [
+        ([], 2, "2"),
+        (["tests/db", "-q"], 2, "2"),
+        (["-k", "x"], 16, "4"),
+        ([], 1, None),
+        (["tests/db/test_guard.py"], 2, None),
+        (["tests/db/test_guard.py::test_x"], 2, None),
+        (["tests", "--pdb"], 2, None),
+        (["-n", "0"], 2, None),
+        (["-n3"], 2, None),
+    ],
+)
+def test_whole_folders_are_run_by_several_processes(
+    arguments: list[str], processors: int, count: str | None
+) -> None:
+    before = ["-n", count, "--dist", "loadfile"] if count else []
+    assert spread(arguments, processors) == [*before, *arguments]
 
 
 def test_services_named_by_variables_are_used_as_they_are(tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ def test_any_byte_is_a_sign_of_life_and_an_open_port_is_none(
     assert is_alive("127.0.0.1", server.port) is False
 
 
-def test_a_server_behind_a_socket_file_is_asked_there(tmp_path: Path) -> None:
-    with listener(b"N", tmp_path / ".s.PGSQL.5432"):
-        assert is_alive(str(tmp_path), 5432)
-    assert not is_alive(str(tmp_path), 5433)
+def test_a_server_behind_a_socket_file_is_asked_there(socket_path: Path) -> None:
+    with listener(b"N", socket_path / ".s.PGSQL.5432"):
+        assert is_alive(str(socket_path), 5432)
+    assert not is_alive(str(socket_path), 5433)
 
 
 def test_a_host_that_takes_no_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
     python -m interlock.local.testing [PYTEST ARGUMENTS]
 
 Exports DATABASE_URL, BROKER_URL and CACHE_URL, and INTERLOCK_TEST_SERVICES: a JSON file from
-which `servers.attach` makes objects that stop, kill and restart the private servers. Everything
-that was started is gone afterwards. Returns pytest's exit code, 2 when a service is missing.
+which `servers.attach` makes objects that stop, kill and restart the private servers. Whole folders
+are run by several pytest processes at once, file by file; `-n 0` is one. Everything that was
+started is gone afterwards. Returns pytest's exit code, 2 when a service is missing.
 """
 
 from __future__ import annotations
@@ -60,6 +61,19 @@ def named_rings(arguments: Sequence[str], root: Path) -> set[str]:
     if not below or () in below:
         return {path.name for path in tests.iterdir() if path.is_dir()}
     return {parts[0] for parts in below}
+
+
+def spread(arguments: Sequence[str], processors: int) -> list[str]:
+    """The arguments, for several processes if whole folders are run and nobody said how many.
+
+    Most of a test's time is waiting for other processes, so two per processor would fit; what is
+    tested has bounds in time, so it is one, and no more than four.
+    """
+    single = any("::" in argument or argument.endswith(".py") for argument in arguments)
+    chosen = any(argument.startswith(("-n", "--numprocesses", "--pdb")) for argument in arguments)
+    if single or chosen or processors < 2:
+        return list(arguments)
+    return ["-n", str(min(processors, 4)), "--dist", "loadfile", *arguments]
 
 
 def make_home() -> Home:
@@ -178,7 +192,8 @@ def run(arguments: Sequence[str], home: Home) -> int:
         install_programs(named_rings(arguments, checkout_root()), say)
         provided = provide(home.root, os.environ, say)
     try:
-        return PytestRun(arguments, environment_for(home, provided)).wait()
+        spread_out = spread(arguments, os.cpu_count() or 1)
+        return PytestRun(spread_out, environment_for(home, provided)).wait()
     finally:
         for server in reversed(provided.servers.values()):
             server.destroy()
