@@ -47,7 +47,8 @@ CACHE_DATABASE = int(os.environ.get("INTERLOCK_TEST_CACHE_DATABASE", "15")) - in
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Before anything connects: is there a server? Each of several processes has a database."""
     if not environment.has_database():
         pytest.exit(environment.HOW_TO, returncode=2)
 
