@@ -144,7 +144,13 @@ _alarm("RabbitMQ: disk alarm", (_FREE, "999GB"), (_FREE, "50MB"))
 
 
 def _strange(name: str, threatens: list[str], ring: Callable[[World, Random], int]) -> None:
-    @fault(f"doorbells: {name}", threatens=threatens, touches=[], back="platform", hold=0.5)
+    @fault(
+        f"doorbells: {name}",
+        threatens=threatens,
+        touches=["rabbitmq"],
+        back="platform",
+        hold=0.5,
+    )
     def strange(world: World, rng: Random) -> Iterator[None]:
         ring(world, rng)
         yield
