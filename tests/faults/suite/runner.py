@@ -13,7 +13,7 @@ from random import Random
 import psycopg2
 
 from interlock.local import processes
-from tests.faults.suite.fault import Back, DidNotStrike
+from tests.faults.suite.fault import Back, DidNotStrike, Part
 from tests.faults.suite.plan import Step
 from tests.faults.suite.watch import Watch
 from tests.faults.suite.world import World
@@ -85,6 +85,9 @@ class Record:
         return self.struck and (self.seconds is None or self.seconds > BOUNDS[self.back])
 
 
+SERVERS: frozenset[Part] = frozenset({"postgres", "rabbitmq", "redis"})
+
+
 @dataclass
 class Runner:
     """Runs steps against a world. ``say`` gets one line per step."""
@@ -130,9 +133,11 @@ class Runner:
         self.say(self._line(record))
 
     def _strike(self, step: Step) -> None:
+        """Processes first, and healed last: to hurt one, and to see it back at work, takes servers
+        that answer."""
         held: list[Iterator[None]] = []
         try:
-            for fault in step.faults:
+            for fault in sorted(step.faults, key=lambda fault: bool(fault.touches & SERVERS)):
                 one = fault.inject(self.world, Random(f"{step.seed}/{fault.name}"))
                 held.append(one)
                 next(one)
