@@ -22,6 +22,8 @@ class _LookUp(threading.Thread):
         self._host, self._port = host, port
         self.found: list[Address] = []
         self.error: OSError | None = None
+        #: What the many wait for. Before Python 3.13 ``join`` fails in some of several threads.
+        self.over = threading.Event()
 
     def run(self) -> None:
         try:
@@ -29,6 +31,8 @@ class _LookUp(threading.Thread):
             self.found = [(family, address) for family, _, _, _, address in entries]
         except OSError as error:
             self.error = error
+        finally:
+            self.over.set()
 
 
 _lock = threading.Lock()
@@ -39,8 +43,7 @@ _running: dict[tuple[int, str, int], _LookUp] = {}
 def resolve(host: str, port: int, within_seconds: float) -> list[Address]:
     """The addresses of a host. Raises OSError: TimeoutError when it takes longer than allowed."""
     look_up = _joined(host, port)
-    look_up.join(within_seconds)
-    if look_up.is_alive():
+    if not look_up.over.wait(within_seconds):
         raise TimeoutError(f"the name {host} was not resolved within {within_seconds:g} s")
     if look_up.error is not None:
         raise look_up.error
@@ -51,7 +54,7 @@ def _joined(host: str, port: int) -> _LookUp:
     key = (os.getpid(), host, port)
     with _lock:
         look_up = _running.get(key)
-        if look_up is None or not look_up.is_alive():
+        if look_up is None or look_up.over.is_set():
             look_up = _running[key] = _LookUp(host, port)
             look_up.start()
         return look_up
