@@ -51,6 +51,15 @@ class JobsSettings(BaseModel):
     drain_grace_seconds: Seconds = 20.0
     """How long a stopping worker lets handlers finish before it hands their jobs back."""
 
+    group_limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Most jobs of one message, and most outcomes that wait to be recorded together."""
+    group_seconds: Seconds = 0.25
+    """Work that the relay puts into one message at most, by the measured pace of its handler."""
+    group_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 0.05
+    """How long an outcome may wait for others to be recorded with."""
+    group_turn_seconds: Seconds = 0.5
+    """Run of a handler after which the jobs behind it in its message are handed back."""
+
     relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Outbox rows that the relay takes at once."""
     relay_poll_seconds: Seconds = 0.25

@@ -1,4 +1,4 @@
-"""One message's jobs: claim them, run each as a chain of small steps, record what became of it.
+"""One message's jobs: claim them, run one after another, record in groups what became of them.
 
 Handlers run with no transaction open. Only ``_attempted`` maps what happened to an event, and only
 ``lifecycle`` writes it. Signals reach handlers and nothing else: a shield is up all the time but
@@ -23,6 +23,8 @@ from jobs import conf, connections, drain, heart, lifecycle, policy, registry, t
 from jobs.calling import result_of
 from jobs.errors import HandlerSignal, JobReleased, JobsError
 from jobs.hosts import Host
+from jobs.pace import Pace
+from jobs.recording import Ended, Recorder, Sheet
 from jobs.running import Run
 from jobs.states import JobEvent
 from jobs.values import Attempt, Doorbell, Outcome, Settled
@@ -43,6 +45,8 @@ class Executor:
         self.worker = worker
         self._host = host or Host()
         self._heart: heart.Heart | None = None
+        self._recorder: Recorder | None = None
+        self._pace = Pace()
         self._lock = threading.Lock()
 
     def answer(self, doorbells: Sequence[Doorbell], *, redelivered: bool = False) -> list[Settled]:
@@ -65,17 +69,27 @@ class Executor:
         # A connection that is kept across messages is asked before use whether it still lives.
         connections.refresh()
         runs: list[Run] = []
-        settled: list[Settled] = []
+        sheet: Sheet | None = None
         try:
             self._claim(doorbells, runs)
             if redelivered:
                 self._doubt(doorbells, runs)
-            for run in runs:
-                settled.append(self._settle(run))
-                self._leave_if_told()
+            sheet = Sheet(self, runs)
+            self._work_off(sheet, many=len(runs) > 1)
         finally:
-            self._give_back(runs[len(settled) :])
-        return settled
+            self._give_back(sheet.left() if sheet else runs)
+        return [sheet.settled[run.token] for run in runs]
+
+    def _work_off(self, sheet: Sheet, *, many: bool) -> None:
+        if many:
+            self._recording().keep(sheet)
+        while (run := sheet.next()) is not None:
+            sheet.add(run, self._ended(run))
+            if self._host.told_to_end is not None:
+                # A process that was told to end records its attempts, and goes.
+                sheet.record()
+                raise self._host.told_to_end
+        sheet.record()
 
     def _claim(self, doorbells: Sequence[Doorbell], runs: list[Run]) -> None:
         claim = lifecycle.Claim(doorbells, worker=self.worker, handlers=registry.names())
@@ -104,16 +118,33 @@ class Executor:
             # It only makes a rescue sooner.
             log.warning("not doubted: %s", error)
 
-    def _settle(self, run: Run) -> Settled:
+    def _ended(self, run: Run) -> Outcome:
         outcome = self._attempted(run)
         self._host.raise_shield()
         self._tidy()
-        self._beating().let_go(run)
-        settled = self._record(_with_records(outcome, run))
-        self._beating().settled(run)
-        if settled.fenced:
-            log.warning("job %s: fenced, another worker holds it now", settled.job_id)
+        if outcome.event is JobEvent.SUCCEED:
+            self._pace.note(run.handler, run.ran_seconds())
+        return outcome
+
+    def record(self, ended: Sequence[Ended]) -> list[Settled]:
+        """Write these outcomes and let go of their leases; part of ``Clerk``.
+
+        A database that restarts just now must not cost the work that is already done. If a lease
+        lapses meanwhile, whoever comes first afterwards has the job.
+        """
+        runs = [run for run, _ in ended]
+        self._beating().let_go(runs)
+        settled = self._finished([_with_records(outcome, run) for run, outcome in ended])
+        self._beating().settled(runs)
+        self._pace.tell()
+        for one in settled:
+            if one.fenced:
+                log.warning("job %s: fenced, another worker holds it now", one.job_id)
         return settled
+
+    def released(self, run: Run, reason: JobReleased) -> Outcome:
+        """The outcome of a job that is handed back before its turn; part of ``Clerk``."""
+        return heart.default_verdict(run.claimed, reason)
 
     def _tidy(self) -> None:
         self._host.tidy()
@@ -145,28 +176,25 @@ class Executor:
         finally:
             self._host.raise_shield()
 
-    def _record(self, outcome: Outcome) -> Settled:
-        """Finish, with patience: a database that restarts just now must not cost the work that is
-        already done. If the lease lapses meanwhile, whoever comes first afterwards has the job."""
-
-        def finish() -> Settled:
-            [settled] = lifecycle.finish([outcome], worker=self.worker)
-            return settled
-
+    def _finished(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         settings = conf.get()
         patience = max(settings.lease_seconds, settings.claim_patience_seconds)
-        settled = transactions.patiently(finish, patience, stop=_must_have_stopped)
+        settled = transactions.patiently(
+            lambda: lifecycle.finish(outcomes, worker=self.worker),
+            patience,
+            stop=_must_have_stopped,
+        )
+        return [self._resolved(*pair) for pair in zip(outcomes, settled, strict=True)]
+
+    def _resolved(self, outcome: Outcome, settled: Settled) -> Settled:
+        """What became of an attempt in the end, also where its writes have refused it."""
         if settled.error is None:
             return settled
         log.info("job %s: not completed: %s", settled.job_id, policy.described(settled.error))
         error = settled.error if isinstance(settled.error, Exception) else _uncaught(settled.error)
         verdict = _verdict(outcome.attempt, error)
-        return self._record(replace(verdict, lines=outcome.lines))
-
-    def _leave_if_told(self) -> None:
-        """A process that was told to end has recorded its attempt, and goes."""
-        if self._host.told_to_end is not None:
-            raise self._host.told_to_end
+        [resolved] = self._finished([replace(verdict, lines=outcome.lines)])
+        return resolved
 
     def _give_back(self, runs: list[Run]) -> None:
         """What an error has kept from being run or recorded: released if possible, else its lease
@@ -174,8 +202,7 @@ class Executor:
         if not runs:
             return
         self._host.raise_shield()
-        for run in runs:
-            self._beating().let_go(run)
+        self._beating().let_go(runs)
         release = JobReleased("the worker could not run it")
         waiting = [run for run in runs if run.began_at is None]
         try:
@@ -183,8 +210,13 @@ class Executor:
             lifecycle.finish(outcomes, worker=self.worker)
         except Exception as error:
             log.warning("not handed back, their leases will lapse: %s", error)
-        for run in runs:
-            self._beating().settled(run)
+        self._beating().settled(runs)
+
+    def _recording(self) -> Recorder:
+        with self._lock:
+            if self._recorder is None or self._recorder.pid != os.getpid():
+                self._recorder = Recorder()
+            return self._recorder
 
     def _beating(self) -> heart.Heart:
         with self._lock:

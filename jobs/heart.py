@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from django.db import connection
@@ -57,18 +57,20 @@ class Heart:
                 self._thread.start()
             self._changed.notify()
 
-    def let_go(self, run: Run) -> None:
-        """Stop keeping this lease; returns when no beat of it is under way any more."""
+    def let_go(self, runs: Iterable[Run]) -> None:
+        """Stop keeping these leases; returns when no beat of them is under way any more."""
         with self._changed:
-            self._runs.pop(run.token, None)
+            for run in runs:
+                self._runs.pop(run.token, None)
         with self._beating:
             pass
 
-    def settled(self, run: Run) -> None:
-        """It is recorded what became of this attempt, or nobody will."""
+    def settled(self, runs: Iterable[Run]) -> None:
+        """It is recorded what became of these attempts, or nobody will."""
         with self._changed:
-            self._runs.pop(run.token, None)
-            self._unsettled.pop(run.token, None)
+            for run in runs:
+                self._runs.pop(run.token, None)
+                self._unsettled.pop(run.token, None)
 
     def is_busy(self) -> bool:
         """Whether any attempt still needs this process."""
@@ -124,6 +126,8 @@ class Heart:
                 run.ask(JobCancelled("cancelled on request"))
 
     def _climb(self, run: Run) -> None:
+        if run.ended or run.over:
+            return
         settings = conf.get()
         waited = drain.seconds_since_stop()
         run.draining = waited is not None

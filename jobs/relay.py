@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from celery import Celery
 from django.db import connection
 
 from jobs import conf, sql, transactions
+from jobs.pace import Paces
 from jobs.publisher import Message, Publisher, Refused, Taken
 from jobs.values import Doorbell
 
@@ -22,6 +23,8 @@ log = logging.getLogger("jobs.relay")
 
 #: How long a queue that refuses is left alone.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
+#: Messages that rows of one handler are spread over at least, so that all workers get some.
+LEAST_MESSAGES = 4
 
 
 class Pauses:
@@ -58,6 +61,7 @@ class Relay:
 
     def __init__(self, app: Celery) -> None:
         self._publisher = Publisher(app)
+        self._paces = Paces()
         self._pauses = Pauses()
         self._doubtful = False
         self._rests_until = float("-inf")
@@ -77,7 +81,7 @@ class Relay:
         published: list[int] = []
         trouble = True
         try:
-            self._publisher.publish(grouped(rows), published)
+            self._publisher.publish(grouped(rows, self._paces.seconds()), published)
             trouble = False
         except Refused as refusal:
             trouble = False
@@ -140,9 +144,28 @@ def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
     return sorted(taken, key=lambda row: (-row.priority, row.due_at))
 
 
-def grouped(rows: Sequence[Taken]) -> list[Message]:
-    """The messages that carry these rows: latency first, so one job each."""
-    return [Message(row.queue, (row,)) for row in rows]
+def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message]:
+    """The messages that carry these rows, in their order; ``seconds`` is each handler's mean run.
+
+    A few rows travel one by one: latency first. Of many, those of one handler share messages of
+    at most ``group_seconds`` of work each, and always several of them, for several workers. A job
+    of an unknown pace travels alone, and so does one that has run before: what it did to its worker
+    then, it shall not do to neighbours.
+    """
+    limit, work = conf.get().group_limit, conf.get().group_seconds
+    together: dict[tuple[str, str], list[Taken]] = {}
+    messages: list[Message] = []
+    for row in rows:
+        if row.bell.version == 1 and row.handler in seconds:
+            together.setdefault((row.queue, row.handler), []).append(row)
+        else:
+            messages.append(Message(row.queue, (row,)))
+    for (queue, handler), group in together.items():
+        fitting = work / max(seconds[handler], work / limit)
+        size = max(1, min(int(fitting), len(group) // LEAST_MESSAGES))
+        messages += [Message(queue, tuple(group[i : i + size])) for i in range(0, len(group), size)]
+    place = {row.id: index for index, row in enumerate(rows)}
+    return sorted(messages, key=lambda message: place[message.rows[0].id])
 
 
 def settle(published: Sequence[int], taken: Sequence[int]) -> None:

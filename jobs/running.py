@@ -53,8 +53,10 @@ class Run(Context):
         self.interrupted_at: float | None = None
         self.signal: HandlerSignal | None = None
         self.draining = False
+        self.ended = False
+        """The handler is done; its outcome may not be recorded yet."""
         self.over = False
-        """The attempt was ended by the heart; its handler has not come back."""
+        """The attempt was ended from outside: its handler has not come back, or never began."""
         self.group: tuple[Run, ...] = (self,)
         """The attempts of one message, which have their turns in one thread."""
         self.artifacts: list[Artifact] = []
@@ -133,6 +135,7 @@ class Run(Context):
         try:
             return guarded()
         finally:
+            self.ended = True
             if self._scratch is not None:
                 self._scratch.cleanup()
 

@@ -22,7 +22,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,10 +165,10 @@ def _quiet_executor_class() -> type[Executor]:
         def hold(self, runs: list[Run]) -> None:
             """Keep nothing: the beating thread could not see these rows."""
 
-        def let_go(self, run: Run) -> None:
+        def let_go(self, runs: Iterable[Run]) -> None:
             """Nothing is kept."""
 
-        def settled(self, run: Run) -> None:
+        def settled(self, runs: Iterable[Run]) -> None:
             """Nothing is kept."""
 
     class QuietExecutor(Executor):
@@ -177,7 +177,7 @@ def _quiet_executor_class() -> type[Executor]:
         ) -> list[Settled]:
             attempts = lifecycle.claim(doorbells, worker=self.worker, handlers=registry.names())
             runs = [Run(attempt, math.inf) for attempt in attempts]
-            return [self._settle(run) for run in runs]
+            return [self.record([(run, self._ended(run))])[0] for run in runs]
 
         def _tidy(self) -> None:
             """The open transaction is the test's."""

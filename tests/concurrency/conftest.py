@@ -22,6 +22,8 @@ def quick(jobs_settings: Callable[..., None]) -> None:
         stop_grace_seconds=0.1,
         drain_grace_seconds=0.05,
         timeout_seconds=60,
+        # Who waits behind a handler at its gate is handed back in the tests that are about it.
+        group_turn_seconds=60,
     )
 
 

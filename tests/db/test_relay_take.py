@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import pytest
@@ -12,8 +12,9 @@ from django.db.models.functions import Now
 from jobs import relay
 from jobs.models import OutboxEntry
 from jobs.publisher import Taken
+from jobs.states import JobEvent
 from jobs.values import Doorbell
-from tests.verbs import statements, submit
+from tests.verbs import HANDLER, claim, finish, statements, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -115,7 +116,65 @@ def test_the_number_of_statements_does_not_grow(count: int) -> None:
     assert len(found) == 1
 
 
-def test_each_message_carries_one_job_of_its_queue() -> None:
-    submit(2)
-    messages = relay.grouped(relay.take(10))
-    assert [(message.queue, len(message.rows)) for message in messages] == [("default", 1)] * 2
+# ------------------------------------------------------------------------------------ in messages
+
+
+def sizes(seconds: Mapping[str, float]) -> list[int]:
+    """How many jobs the messages carry that the waiting rows become."""
+    rows = relay.take(1000)
+    messages = relay.grouped(rows, seconds)
+    carried = [row.id for message in messages for row in message.rows]
+    assert sorted(carried) == sorted(row.id for row in rows)
+    assert all(row.queue == message.queue for message in messages for row in message.rows)
+    return [len(message.rows) for message in messages]
+
+
+def test_a_few_jobs_travel_one_by_one() -> None:
+    submit(7)
+    assert sizes({HANDLER: 0.0001}) == [1] * 7
+
+
+def test_many_quick_jobs_share_messages_that_all_workers_get_some_of() -> None:
+    submit(100)
+    assert sizes({HANDLER: 0.0001}) == [25] * 4
+
+
+def test_a_message_is_no_longer_than_the_limits(jobs_settings: Callable[..., None]) -> None:
+    submit(100)
+    jobs_settings(group_limit=10)
+    assert sizes({HANDLER: 0.0}) == [10] * 10
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(0.05, 5), (0.125, 2), (0.2, 1), (7.0, 1)])
+def test_a_message_holds_a_fraction_of_a_second_of_work(seconds: float, size: int) -> None:
+    submit(40)
+    assert sizes({HANDLER: seconds}) == [size] * (40 // size)
+
+
+def test_jobs_of_an_unknown_pace_travel_alone() -> None:
+    submit(40)
+    assert sizes({"another": 0.0001}) == [1] * 40
+
+
+def test_a_job_that_has_run_before_travels_alone() -> None:
+    """It may have taken its worker with it."""
+    jobs = submit(20)
+    taken = ids(relay.take(100))
+    relay.settle(taken, taken)
+    finish(claim(jobs), JobEvent.RETRY)
+    assert sizes({HANDLER: 0.0001}) == [1] * 20
+
+
+def test_queues_and_handlers_do_not_mix(jobs_settings: Callable[..., None]) -> None:
+    jobs_settings(queues=("default", "other"))
+    submit(8)
+    submit(8, queue="other")
+    assert sizes({HANDLER: 0.0001}) == [2] * 8
+
+
+def test_the_most_urgent_comes_first() -> None:
+    submit(40)
+    [urgent] = submit(priority=9)
+    rows = relay.take(100)
+    [first, *_] = relay.grouped(rows, {HANDLER: 0.0001})
+    assert first.rows[0].bell.job_id == urgent.id

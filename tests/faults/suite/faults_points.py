@@ -22,10 +22,11 @@ def _point(point: str, what: str, threatens: Sequence[str], part: Part, back: Ba
         # The load may be waiting for older jobs to end: this one is sure to pass by.
         world.submit("chaos.effect", {})
         yield
-        _wait_for_a_death(world, point)
+        wait_for_a_death(world, point)
 
 
-def _wait_for_a_death(world: World, point: str) -> None:
+def wait_for_a_death(world: World, point: str) -> None:
+    """Until somebody has died at this kill point. Raises DidNotStrike if nobody passes it."""
     file = world.kill_directory / point
     with suppress(AssertionError):
         until(lambda: not file.exists(), PATIENCE_SECONDS)
@@ -58,5 +59,5 @@ def inside_rescue(world: World, rng: Random) -> Iterator[None]:
     world.arm("inside_rescue")
     world.kill(*world.processes("worker"), noted=False)
     yield
-    _wait_for_a_death(world, "inside_rescue")
+    wait_for_a_death(world, "inside_rescue")
     world.wait_whole()

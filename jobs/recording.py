@@ -1,0 +1,181 @@
+"""Records outcomes in groups: one commit for many, none of them late.
+
+The outcomes of one message gather on a *sheet*. The handlers' thread records them when there are
+many or when the message is done; a thread beside it does so while a handler keeps that one busy,
+and hands the jobs that wait behind such a handler to other workers. What a process had not recorded
+when it was killed runs again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from django.db import connection
+
+from jobs import conf, transactions
+from jobs.errors import JobReleased
+from jobs.running import Run
+from jobs.shield import SIGNALS
+from jobs.values import Outcome, Settled
+
+log = logging.getLogger("jobs.recording")
+
+#: Between two looks of the thread: what is due is recorded at most so much later.
+LOOK_SECONDS = 0.01
+
+Ended = tuple[Run, Outcome]
+
+
+class Clerk(Protocol):
+    """Who carries out what a sheet decides."""
+
+    def record(self, ended: Sequence[Ended]) -> list[Settled]:
+        """Write these outcomes, with patience, and let go of their leases.
+
+        Raises what the database raises when patience is over.
+        """
+
+    def released(self, run: Run, reason: JobReleased) -> Outcome:
+        """What becomes of a job that is handed back before its turn came."""
+
+
+class Sheet:
+    """The outcomes of one message's jobs, recorded and not yet recorded."""
+
+    def __init__(self, clerk: Clerk, runs: Sequence[Run]) -> None:
+        self.settled: dict[object, Settled] = {}
+        self._clerk = clerk
+        self._waiting = list(reversed(runs))
+        self._running: Run | None = None
+        self._ended: list[Ended] = []
+        self._first_at = 0.0
+        self._changing = threading.Lock()
+        # Held while anything is written: the message is not done before that is over.
+        self._recording = threading.Lock()
+
+    # -- the handlers' thread
+
+    def next(self) -> Run | None:
+        """The run whose turn it is; None when all are over."""
+        with self._changing:
+            self._running = self._waiting.pop() if self._waiting else None
+            return self._running
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        """Note how an attempt ended, and record what is due. Raises what ``Clerk.record`` does."""
+        now = time.monotonic()
+        with self._changing:
+            self._running = None
+            self._first_at = self._first_at if self._ended else now
+            self._ended.append((run, outcome))
+            # Writes run in the handler's own thread, whose connections and context they know.
+            due = outcome.writes or len(self._ended) >= conf.get().group_limit
+        if due or not self._waiting or self._is_due(now):
+            self.record()
+
+    def record(self) -> None:
+        """Record everything that has ended, and wait for what the other thread is recording."""
+        with self._recording:
+            with self._changing:
+                ended, self._ended = self._ended, []
+            if not ended:
+                return
+            try:
+                settled = self._clerk.record(ended)
+            except BaseException:
+                with self._changing:
+                    self._ended = ended + self._ended
+                raise
+        self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
+
+    def left(self) -> list[Run]:
+        """What is neither recorded nor handed back."""
+        with self._changing:
+            running = [self._running] if self._running else []
+            return [*(run for run, _ in self._ended), *running, *reversed(self._waiting)]
+
+    # -- the recorder's thread
+
+    def needs_tending(self) -> bool:
+        """False once nothing is left but what runs now, which is recorded as it ends."""
+        with self._changing:
+            return bool(self._waiting or self._ended)
+
+    def tend(self, now: float) -> None:
+        """Record what is due, and hand back what waits behind a slow handler."""
+        released = self._hand_back(now)
+        if released or self._is_due(now):
+            self.record()
+
+    def _is_due(self, now: float) -> bool:
+        with self._changing:
+            if any(outcome.writes for _, outcome in self._ended):
+                return False
+            late = now - self._first_at + 2 * LOOK_SECONDS
+            return bool(self._ended) and late > conf.get().group_flush_seconds
+
+    def _hand_back(self, now: float) -> bool:
+        with self._changing:
+            began_at = self._running.began_at if self._running else None
+            if began_at is None or not self._waiting:
+                return False
+            if now - began_at < conf.get().group_turn_seconds:
+                return False
+            reason = JobReleased("a slow neighbour had its turn")
+            waiting, self._waiting = self._waiting, []
+            for run in reversed(waiting):
+                run.over = True
+                run.ask(reason)
+                self._ended.append((run, self._clerk.released(run, reason)))
+            return True
+
+
+class Recorder:
+    """The thread that tends the sheets of one process; another one after a fork."""
+
+    def __init__(self) -> None:
+        self._sheets: list[Sheet] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self.pid = os.getpid()
+
+    def keep(self, sheet: Sheet) -> None:
+        """Tend this sheet for as long as there is anything on it that could wait."""
+        with self._changed:
+            self._sheets.append(sheet)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop, name="jobs-recorder", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        # The main thread's shield is of no use if the kernel gives the signal to this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        while True:
+            with self._changed:
+                self._sheets = [sheet for sheet in self._sheets if sheet.needs_tending()]
+                if not self._sheets:
+                    connection.close()
+                    self._changed.wait_for(lambda: self._sheets)
+                sheets = list(self._sheets)
+            for sheet in sheets:
+                self._tend(sheet)
+            time.sleep(LOOK_SECONDS)
+
+    def _tend(self, sheet: Sheet) -> None:
+        try:
+            sheet.tend(time.monotonic())
+        except transactions.AWAY as error:
+            log.warning("not recorded yet: %s", str(error).strip())
+            connection.close()
+        except Exception:
+            log.exception("not recorded yet")
+            connection.close()
