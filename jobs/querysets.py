@@ -33,6 +33,8 @@ VIEW_COLUMNS = """
     j.result IS NOT NULL,
     CASE WHEN octet_length(j.result::text) <= %(inline_limit)s THEN j.result::text END
 """
+#: How many columns that is.
+VIEW_WIDTH = 21
 
 
 class JobQuerySet(models.QuerySet["Job", "Job"]):

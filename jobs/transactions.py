@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection, transaction
@@ -40,16 +41,19 @@ class TryAgain(TransitionError):
     code = "try_again"
 
 
-def run(work: Callable[[], T]) -> T:
+def run(work: Callable[[], T], *, single: bool = False) -> T:
     """Run ``work`` in a transaction; retry it whole on a lost connection or a deadlock.
 
     Inside a caller's ``atomic()`` it is a savepoint, and only the owner of the outer transaction
-    can repeat what the database broke off. Raises what the last try raised.
+    can repeat what the database broke off. ``single``: only one statement of it writes, and that is
+    a transaction by itself, without two round trips for BEGIN and COMMIT. Raises what the last try
+    raised.
     """
     nested = connection.in_atomic_block
+    around = nullcontext if single and not nested else transaction.atomic
     for count in range(1, TRIES):
         try:
-            with transaction.atomic():
+            with around():
                 return work()
         except TryAgain:
             continue
@@ -59,7 +63,7 @@ def run(work: Callable[[], T]) -> T:
             log.warning("database said %s; try %d of %d follows", error, count + 1, TRIES)
             connection.close()
             time.sleep(random.uniform(0, 0.05 * 2**count))  # spreads deadlocked callers apart
-    with transaction.atomic():
+    with around():
         return work()
 
 

@@ -17,6 +17,7 @@ connection that lives on: TCP would not do that either.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import threading
@@ -41,11 +42,21 @@ _PATIENCE_SECONDS = 10.0
 _SIMPLE_QUERY, _STATEMENT_AT = b"Q", 5
 
 
-def is_commit(data: bytes) -> bool:
-    """Whether a client's bytes are a COMMIT. A client that waits for its answers sends no other
-    message in front of it, so only the beginning is looked at."""
-    said = data[_STATEMENT_AT : _STATEMENT_AT + 6]
-    return data.startswith(_SIMPLE_QUERY) and said.upper() == b"COMMIT"
+#: The server's end of an answer outside a transaction.
+_IDLE = b"Z\x00\x00\x00\x05I"
+_WRITES = re.compile(rb'\b(?:INSERT INTO|UPDATE|DELETE FROM) +"?jobs_')
+
+
+def is_commit(data: bytes, *, idle: bool = False) -> bool:
+    """Whether a client's bytes are a COMMIT, or, ``idle``, a statement that writes and is one.
+
+    A client that waits for its answers sends no other message in front of it, so only the beginning
+    is looked at.
+    """
+    if not data.startswith(_SIMPLE_QUERY):
+        return False
+    said = data[_STATEMENT_AT : _STATEMENT_AT + 6].upper()
+    return said == b"COMMIT" or (idle and _WRITES.search(data) is not None)
 
 
 class _Rules:
@@ -140,6 +151,7 @@ class _Pair:
         self.flows: dict[Direction, _Flow] = {way: _Flow(way, rules) for way in BOTH}
         self.budget = rules.budget()
         self.loses_answer = False
+        self._idle = False
         self._lost: set[Direction] = set()
         self._proxy = proxy
         self._rules = rules
@@ -150,9 +162,11 @@ class _Pair:
             self._proxy.commits_lost += 1
             self.reset()
             return
+        if way == "down":
+            self._idle = data.endswith(_IDLE)
         if way == "down" and self._rules.deaf_at and self._rules.deaf_at in data:
             self.flows["down"].deaf = True
-        if way == "up" and self._rules.commits_to_lose and is_commit(data):
+        if way == "up" and self._rules.commits_to_lose and is_commit(data, idle=self._idle):
             self._rules.commits_to_lose -= 1
             self.loses_answer = True
         if self.budget is not None:
@@ -279,7 +293,7 @@ class Proxy:
         self._do(lambda: self._deafen(at))
 
     def lose_commits(self, count: int = 1) -> None:
-        """Lose the answer to the next ``count`` COMMITs of PostgreSQL clients: the server carries
+        """Lose the answer to the next ``count`` commits of PostgreSQL clients: the server carries
         them out, and the client sees its connection reset instead. Needs a connection without
         TLS."""
         self._do(lambda: self._set(commits_to_lose=count))

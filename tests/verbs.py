@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.db import OperationalError, connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
@@ -20,6 +22,8 @@ from jobs.states import ActorKind, JobEvent, JobState
 from jobs.values import Actor, Attempt, Doorbell, Outcome, Progress, StatusView, Submission
 
 F = TypeVar("F")
+
+_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) +\"?jobs_")
 
 HANDLER = "testing.outcome"
 WORKER = "worker:1"
@@ -116,17 +120,39 @@ def rolled_back() -> Iterator[None]:
 
 
 @contextmanager
-def lost_answer() -> Iterator[None]:
-    """The first commit inside succeeds, but its caller hears of a broken connection instead."""
-    commit = BaseDatabaseWrapper.commit
+def lost_answers(count: int) -> Iterator[list[int]]:
+    """As many commits inside succeed, and tell of a broken connection.
 
-    def deaf(self: BaseDatabaseWrapper) -> None:
+    A statement that writes outside a transaction is a commit by itself.
+    """
+    commit, execute = BaseDatabaseWrapper.commit, CursorWrapper.execute
+    lost: list[int] = []
+
+    def lose() -> None:
+        if len(lost) < count:
+            lost.append(1)
+            raise OperationalError("server closed the connection unexpectedly")
+
+    def deaf_commit(self: BaseDatabaseWrapper) -> None:
         commit(self)
-        patch.undo()
-        raise OperationalError("server closed the connection unexpectedly")
+        lose()
+
+    def deaf_execute(self: CursorWrapper, sql: Any, params: Any = None) -> Any:
+        answer = execute(self, sql, params)
+        if _WRITES.search(str(sql)) and not self.db.in_atomic_block:
+            lose()
+        return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseDatabaseWrapper, "commit", deaf)
+        patch.setattr(BaseDatabaseWrapper, "commit", deaf_commit)
+        patch.setattr(CursorWrapper, "execute", deaf_execute)
+        yield lost
+
+
+@contextmanager
+def lost_answer() -> Iterator[None]:
+    """The first commit inside succeeds, and tells of a broken connection."""
+    with lost_answers(1):
         yield
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from jobs import conf, events, policy, transactions
-from jobs.errors import LeaseLost
-from jobs.lifecycle.writing import array_of, execute, store_lines, views_of, write
+from jobs.lifecycle.writing import array_of, execute, move, store_lines, views_of
 from jobs.models import Job
-from jobs.states import ActorKind, JobEvent, JobState
+from jobs.states import ActorKind, JobEvent
 from jobs.values import Actor, Attempt, Beat, Doorbell, Pulse, StatusView
 
 
@@ -34,21 +33,23 @@ class Claim:
         self._tries = 0
 
     def __call__(self) -> list[Attempt]:
-        return transactions.run(self._take)
+        return transactions.run(self._take, single=True)
 
     def _take(self) -> list[Attempt]:
-        rows = Job.objects.announced().filter(handler__in=self._handlers)
-        ours = [
-            job
-            for job in rows.locked(self._versions, "payload")
-            if job.state == JobState.PENDING and job.version == self._versions[job.id]
-        ]
-        lease_seconds = conf.get().lease_seconds
-        for job in ours:
-            job.claim(self._actor, self._tokens[job.id], lease_seconds)
-        write(JobEvent.CLAIM, ours)
+        parameters = {
+            "ids": array_of(self._versions),
+            "versions": array_of(self._versions.values()),
+            "tokens": array_of(self._tokens.values()),
+            "handlers": list(self._handlers),
+            "lease_seconds": conf.get().lease_seconds,
+        }
         self._tries += 1
-        return [_attempt(job) for job in (ours if self._tries == 1 else _held(self._tokens))]
+        moved = move(JobEvent.CLAIM, self._actor, "claim", parameters)
+        attempts = [_attempt(view, *rest) for view, rest in moved]
+        if self._tries > 1:
+            attempts = _held(self._tokens)
+        place = {job_id: number for number, job_id in enumerate(self._versions)}
+        return sorted(attempts, key=lambda attempt: place[attempt.job_id])
 
 
 def claim(
@@ -58,29 +59,38 @@ def claim(
     return Claim(doorbells, worker=worker, handlers=handlers)()
 
 
-def _held(tokens: dict[UUID, UUID]) -> list[Job]:
+def _held(tokens: Mapping[UUID, UUID]) -> list[Attempt]:
     """All claims of ours, also those of a try whose commit succeeded but whose answer was lost."""
-    return list(
-        Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values())).order_by(
-            "id"
+    held = Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values()))
+    return [
+        Attempt(
+            job_id=job.id,
+            version=job.version,
+            attempt=job.attempt,
+            failed_attempts=job.failed_attempts,
+            max_attempts=job.max_attempts,
+            token=tokens[job.id],
+            handler=job.handler,
+            queue=job.queue,
+            owner_id=job.owner_id,
+            payload=job.payload,
         )
-    )
+        for job in held.order_by("id")
+    ]
 
 
-def _attempt(job: Job) -> Attempt:
-    if job.lease_token is None:
-        raise LeaseLost(f"job {job.id} is not held")
+def _attempt(view: StatusView, payload: str, token: UUID) -> Attempt:
     return Attempt(
-        job_id=job.id,
-        version=job.version,
-        attempt=job.attempt,
-        failed_attempts=job.failed_attempts,
-        max_attempts=job.max_attempts,
-        token=job.lease_token,
-        handler=job.handler,
-        queue=job.queue,
-        owner_id=job.owner_id,
-        payload=job.payload,
+        job_id=view.job_id,
+        version=view.version,
+        attempt=view.attempt,
+        failed_attempts=view.failed_attempts,
+        max_attempts=view.max_attempts,
+        token=token,
+        handler=view.handler,
+        queue=view.queue,
+        owner_id=view.owner_id,
+        payload=json.loads(payload),
     )
 
 
@@ -120,7 +130,7 @@ def heartbeat(beats: Sequence[Beat]) -> list[Pulse]:
         tries.append(1)
         parameters = {
             "rows": json.dumps(rows),
-            "ids": array_of(rows),
+            "ids": array_of(row["id"] for row in rows),
             "lease_seconds": lease_seconds,
         }
         views = {view.job_id: view for view in views_of("heartbeat", parameters)}

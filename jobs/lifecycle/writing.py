@@ -12,9 +12,9 @@ from django.db import connection
 from jobs import conf, events, sql
 from jobs.errors import IllegalTransition
 from jobs.models import Job, JobLogLine
-from jobs.querysets import VIEW_COLUMNS, view_of_row
-from jobs.states import JobEvent
-from jobs.values import LogLine, StatusView
+from jobs.querysets import VIEW_COLUMNS, VIEW_WIDTH, view_of_row
+from jobs.states import JobEvent, sources_of, target_of
+from jobs.values import Actor, LogLine, StatusView
 
 
 def write(
@@ -26,7 +26,8 @@ def write(
     if event is JobEvent.SUCCEED and results:
         for row, job in zip(rows, jobs, strict=True):
             row["result"] = results[job.id]
-    views = views_of("write_transitions", {"rows": json.dumps(rows), "ids": array_of(rows)})
+    parameters = {"rows": json.dumps(rows), "ids": array_of(row["id"] for row in rows)}
+    views = views_of("write_transitions", parameters)
     if len(views) != len(jobs):
         # Only a writer that ignores our locks can cause this; the transaction rolls back whole.
         raise IllegalTransition(f"{len(jobs) - len(views)} rows moved under their locks")
@@ -34,17 +35,44 @@ def write(
     return views
 
 
-def array_of(rows: Iterable[dict[str, Any]]) -> str:
-    """The rows' ids as one array literal, which is cheaper to adapt and parse than a list."""
-    return "{" + ",".join(row["id"] for row in rows) + "}"
+def move(
+    event: JobEvent, actor: Actor, statement: str, parameters: dict[str, Any]
+) -> list[tuple[StatusView, tuple[Any, ...]]]:
+    """Lock, check and write one event of many jobs in one statement, which returns those it moved.
+
+    The statement is told the edge as the table of states has it. Answers each view with the columns
+    that the statement returns behind it.
+    """
+    edge = {
+        "event": event,
+        "sources": list(sources_of(event)),
+        "target": target_of(event),
+        "actor_kind": actor.kind,
+        "actor_id": actor.id,
+    }
+    rows = _rows_of(statement, {**parameters, **edge})
+    moved = [(view_of_row(row), row[VIEW_WIDTH:]) for row in rows]
+    if moved:
+        events.tell_after_commit(events.Transitioned(event, tuple(view for view, _ in moved)))
+    return moved
+
+
+def array_of(values: Iterable[object]) -> str:
+    """One array literal, which is cheaper to adapt and parse than a list. For ids and numbers."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def views_of(statement: str, parameters: dict[str, Any]) -> list[StatusView]:
+    return [view_of_row(row) for row in _rows_of(statement, parameters)]
+
+
+def _rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     text = sql.load(statement).replace("{view}", VIEW_COLUMNS)
     parameters["inline_limit"] = conf.get().inline_result_limit_bytes
     with connection.cursor() as cursor:
         cursor.execute(text, parameters)
-        return [view_of_row(row) for row in cursor.fetchall()]
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def execute(statement: str, parameters: dict[str, Any]) -> int:

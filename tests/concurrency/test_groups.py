@@ -53,7 +53,7 @@ def test_the_number_of_statements_does_not_grow_with_the_message(
     executor = Executor("worker:1")
     with statements() as found:
         run(*jobs, executor=executor)
-    assert len(found) == 4, found
+    assert len(found) == 2, found
 
 
 def test_neighbours_fail_and_succeed_each_for_itself(jobs_settings: Callable[..., None]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.db import OperationalError
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from jobs import lifecycle
 from jobs.executor import Executor
@@ -17,26 +14,19 @@ from jobs.models import AuditEntry, Job, JobLogLine, OutboxEntry
 from jobs.states import JobEvent, JobState
 from jobs.values import Beat, Doorbell, LogLine, Outcome, Submission
 from tests.concurrency.attempts import run
-from tests.verbs import HANDLER, USER, WORKER, claim, history, lapse, lost_answer, submit
+from tests.verbs import (
+    HANDLER,
+    USER,
+    WORKER,
+    claim,
+    history,
+    lapse,
+    lost_answer,
+    lost_answers,
+    submit,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
-
-
-@contextmanager
-def lost_answers(count: int) -> Iterator[list[int]]:
-    """As many commits inside succeed and tell of a broken connection."""
-    commit = BaseDatabaseWrapper.commit
-    lost: list[int] = []
-
-    def deaf(self: BaseDatabaseWrapper) -> None:
-        commit(self)
-        if len(lost) < count:
-            lost.append(1)
-            raise OperationalError("server closed the connection unexpectedly")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseDatabaseWrapper, "commit", deaf)
-        yield lost
 
 
 def test_submit() -> None:

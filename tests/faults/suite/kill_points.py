@@ -68,20 +68,21 @@ class KillPoints(AppConfig):
         relay.settle = _after_publishing(relay.settle)
 
 
-def _with_points(inner: Callable[[Callable[[], Any]], Any]) -> Callable[..., Any]:
+def _with_points(inner: Callable[..., Any]) -> Callable[..., Any]:
     """Every verb is one work for ``transactions.run``, which its name tells apart."""
 
     @wraps(inner)
-    def run(work: Callable[[], Any]) -> Any:
+    def run(work: Callable[[], Any], *, single: bool = False) -> Any:
         verb = work.__qualname__.partition(".")[0].strip("_").lower()
         _pass(f"before_{verb}")
 
         def work_and_pass() -> Any:
             answer = work()
-            _pass(f"inside_{verb}", answer)
+            if not single:
+                _pass(f"inside_{verb}", answer)
             return answer
 
-        answer = inner(work_and_pass)
+        answer = inner(work_and_pass, single=single)
         _pass(f"after_{verb}", answer)
         return answer
 

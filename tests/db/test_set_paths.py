@@ -1,0 +1,103 @@
+"""Claim and success in one statement each do what the graph of django-fsm does, job by job."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django_fsm import can_proceed
+
+from jobs import conf, lifecycle
+from jobs.models import Job
+from jobs.states import ActorKind, JobEvent, JobState
+from jobs.values import Actor, Attempt, Doorbell, Outcome
+from tests.conftest import JobFactory
+from tests.verbs import HANDLER, WORKER, claim, history, submit
+
+pytestmark = pytest.mark.django_db
+
+ACTOR = Actor(ActorKind.WORKER, WORKER)
+#: What a step writes beside what ``as_write`` says, and what differs between two jobs anyway.
+ASIDE = {"id", "lease_seconds", "due_in_seconds", "lease_token"}
+
+
+def decided(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in job.as_write().items() if name not in ASIDE}
+
+
+def fresh(job_id: UUID) -> Job:
+    job: Job = Job.objects.get(id=job_id)
+    return job
+
+
+def an_attempt(job: Job, token: UUID) -> Attempt:
+    return Attempt(
+        job.id, job.version, job.attempt, job.failed_attempts, job.max_attempts, token,
+        job.handler, job.queue, job.owner_id, {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_a_claim_is_legal_where_the_graph_says_so(state: JobState, job_factory: JobFactory) -> None:
+    [job] = job_factory(state)
+    legal = can_proceed(job.claim)
+    before = history(job.id)
+    taken = lifecycle.claim([Doorbell(job.id, job.version)], worker=WORKER, handlers=[HANDLER])
+    assert bool(taken) is legal
+    assert history(job.id) == [*before, *(["claim"] if legal else [])]
+    if legal:
+        job.claim(ACTOR, taken[0].token, conf.get().lease_seconds)
+    assert decided(fresh(job.id)) == decided(job)
+    assert fresh(job.id).lease_token == job.lease_token
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_a_success_is_legal_where_the_graph_says_so(
+    state: JobState, job_factory: JobFactory
+) -> None:
+    [job] = job_factory(state)
+    legal = can_proceed(job.succeed)
+    before = history(job.id)
+    outcome = Outcome(an_attempt(job, job.lease_token or uuid.uuid4()), JobEvent.SUCCEED)
+    [settled] = lifecycle.finish([outcome], worker=WORKER)
+    assert settled.fenced is not legal
+    assert history(job.id) == [*before, *(["succeed"] if legal else [])]
+    if legal:
+        job.succeed(ACTOR)
+    assert decided(fresh(job.id)) == decided(job)
+
+
+def test_both_ways_to_record_a_success_leave_the_same_row() -> None:
+    """An outcome with a neighbour that failed takes the way of all events."""
+    alone, beside, failing = claim(submit(3))
+    lifecycle.cancel([alone.job_id, beside.job_id], actor=Actor(ActorKind.SYSTEM, "test"))
+    lifecycle.finish([Outcome(alone, JobEvent.SUCCEED, result={"n": [1]})], worker=WORKER)
+    mixed = [
+        Outcome(beside, JobEvent.SUCCEED, result={"n": [1]}),
+        Outcome(failing, JobEvent.FAIL, reason="no"),
+    ]
+    lifecycle.finish(mixed, worker=WORKER)
+    one, other = fresh(alone.job_id), fresh(beside.job_id)
+    own = {"id", "submitted_at", "due_at", "started_at", "finished_at", "changed_at", "audit_hash"}
+    own |= {"cancel_requested_at"}
+    for field in Job._meta.concrete_fields:
+        if field.attname not in own:
+            assert getattr(one, field.attname) == getattr(other, field.attname), field.attname
+    assert one.cancel_requested_at is not None
+    assert other.cancel_requested_at is not None
+    assert history(one.id) == history(other.id)
+
+
+def test_a_stale_token_completes_nothing() -> None:
+    attempts = claim(submit(2))
+    wrong = Attempt(**{**_fields(attempts[0]), "token": uuid.uuid4()})
+    outcomes = [Outcome(wrong, JobEvent.SUCCEED), Outcome(attempts[1], JobEvent.SUCCEED)]
+    settled = lifecycle.finish(outcomes, worker=WORKER)
+    assert [one.fenced for one in settled] == [True, False]
+    assert [fresh(a.job_id).state for a in attempts] == [JobState.RUNNING, JobState.COMPLETED]
+
+
+def _fields(attempt: Attempt) -> dict[str, Any]:
+    return {name: getattr(attempt, name) for name in attempt.__slots__}
