@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from django.db import close_old_connections, connections
+from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 log = logging.getLogger("jobs.connections")
@@ -14,9 +14,15 @@ _IDLE = 0  # psycopg's TRANSACTION_STATUS_IDLE
 
 
 def refresh() -> None:
-    """Make kept connections fit for use: none in a transaction, none that is dead or too old."""
+    """Make kept connections fit for use: none in a transaction, none that is broken or too old.
+
+    The default one is not asked whether it lives: a verb comes next, and repeats itself on another
+    connection if not. Asking would be a round trip more for every message.
+    """
     tidy()
     close_old_connections()
+    default = connections[DEFAULT_DB_ALIAS]
+    default.health_check_done = default.connection is not None  # type: ignore[attr-defined] # not in django-stubs
 
 
 def tidy() -> None:

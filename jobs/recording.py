@@ -54,6 +54,7 @@ class Sheet:
         self._waiting = list(reversed(runs))
         self._running: Run | None = None
         self._ended: list[Ended] = []
+        self._has_writes = False
         self._first_at = 0.0
         self._changing = threading.Lock()
         # Held while anything is written: the message is not done before that is over.
@@ -74,8 +75,9 @@ class Sheet:
             self._running = None
             self._first_at = self._first_at if self._ended else now
             self._ended.append((run, outcome))
+            self._has_writes |= bool(outcome.writes)
             # Writes run in the handler's own thread, whose connections and context they know.
-            due = outcome.writes or len(self._ended) >= conf.get().group_limit
+            due = self._has_writes or len(self._ended) >= conf.get().group_limit
         if due or not self._waiting or self._is_due(now):
             self.record()
 
@@ -84,6 +86,7 @@ class Sheet:
         with self._recording:
             with self._changing:
                 ended, self._ended = self._ended, []
+                self._has_writes = False
             if not ended:
                 return
             try:
@@ -91,6 +94,7 @@ class Sheet:
             except BaseException:
                 with self._changing:
                     self._ended = ended + self._ended
+                    self._has_writes = any(outcome.writes for _, outcome in self._ended)
                 raise
         self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
 
@@ -115,7 +119,7 @@ class Sheet:
 
     def _is_due(self, now: float) -> bool:
         with self._changing:
-            if any(outcome.writes for _, outcome in self._ended):
+            if self._has_writes:
                 return False
             late = now - self._first_at + 2 * LOOK_SECONDS
             return bool(self._ended) and late > conf.get().group_flush_seconds
