@@ -6,8 +6,7 @@
     |   |-- InvalidPayload
     |   `-- IdempotencyConflict
     |-- TransitionError            the job exists, but the step is not possible now
-    |   |-- IllegalTransition
-    |   `-- LeaseLost
+    |   `-- IllegalTransition
     |-- DirectWrite                Python tried to write a job's row itself; nothing was written
     |-- ConfigurationError         settings or a handler declaration are wrong
     |-- CannotVerify               a verification could not look; it says nothing about the jobs
@@ -82,12 +81,6 @@ class IllegalTransition(TransitionError):
     """The job's present state has no such edge."""
 
     code = "illegal_transition"
-
-
-class LeaseLost(TransitionError):
-    """The caller's token is not the job's present one: somebody else holds it, or nobody."""
-
-    code = "lease_lost"
 
 
 class DirectWrite(JobsError):
