@@ -44,7 +44,10 @@ def submit(
         events.tell_after_commit(events.Submitted(tuple(created.values()), ticket))
         return _answers(rows, created)
 
-    return transactions.run(work)
+    # Without keys nothing can be answered by another job: the insert is all that there is.
+    keys = ("unique_key", "idempotency_key")
+    keyed = any(row[name] is not None for row in rows for name in keys)
+    return transactions.run(work, single=not keyed)
 
 
 def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
