@@ -126,15 +126,29 @@ class Executor:
             self._pace.note(run.handler, run.ran_seconds())
         return outcome
 
-    def record(self, ended: Sequence[Ended]) -> list[Settled]:
+    def record(self, ended: Sequence[Ended], *, patient: bool) -> list[Settled]:
         """Write these outcomes and let go of their leases; part of ``Clerk``.
 
-        A database that restarts just now must not cost the work that is already done. If a lease
-        lapses meanwhile, whoever comes first afterwards has the job.
+        Patient, because a database that restarts just now must not cost the work that is already
+        done. If a lease lapses meanwhile, whoever comes first afterwards has the job.
         """
         runs = [run for run, _ in ended]
         self._beating().let_go(runs)
-        settled = self._finished([_with_records(outcome, run) for run, outcome in ended])
+        beats = [run.beat() for run in runs]
+        try:
+            settled = self._finished(
+                [
+                    replace(outcome, artifacts=tuple(run.artifacts), lines=beat.lines)
+                    for (run, outcome), beat in zip(ended, beats, strict=True)
+                ],
+                patient=patient,
+            )
+        except BaseException:
+            for run, beat in zip(runs, beats, strict=True):
+                run.give_back(beat)
+            if not patient:
+                self._beating().keep(runs)
+            raise
         self._beating().settled(runs)
         self._pace.tell()
         for one in settled:
@@ -176,14 +190,16 @@ class Executor:
         finally:
             self._host.raise_shield()
 
-    def _finished(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+    def _finished(self, outcomes: Sequence[Outcome], *, patient: bool = True) -> list[Settled]:
+        def finish() -> list[Settled]:
+            return lifecycle.finish(outcomes, worker=self.worker)
+
         settings = conf.get()
         patience = max(settings.lease_seconds, settings.claim_patience_seconds)
-        settled = transactions.patiently(
-            lambda: lifecycle.finish(outcomes, worker=self.worker),
-            patience,
-            stop=_must_have_stopped,
-        )
+        if patient:
+            settled = transactions.patiently(finish, patience, stop=_must_have_stopped)
+        else:
+            settled = finish()
         return [self._resolved(*pair) for pair in zip(outcomes, settled, strict=True)]
 
     def _resolved(self, outcome: Outcome, settled: Settled) -> Settled:
@@ -260,10 +276,6 @@ def _verdict(attempt: Attempt, error: BaseException) -> Outcome:
     except JobsError:
         return heart.default_verdict(attempt, JobReleased("this worker lost its handler"))
     return policy.after_error(attempt, error, backoff, random.random())
-
-
-def _with_records(outcome: Outcome, run: Run) -> Outcome:
-    return replace(outcome, artifacts=tuple(run.artifacts), lines=run.beat().lines)
 
 
 def _note(run: Run, error: Exception) -> None:

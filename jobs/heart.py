@@ -50,8 +50,13 @@ class Heart:
         for run in runs:
             run.group = tuple(runs)
         with self._changed:
-            self._runs.update((run.token, run) for run in runs)
             self._unsettled.update((run.token, run) for run in runs)
+        self.keep(runs)
+
+    def keep(self, runs: Iterable[Run]) -> None:
+        """Renew these leases from now on, after they were let go for nothing."""
+        with self._changed:
+            self._runs.update((run.token, run) for run in runs)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="jobs-heart", daemon=True)
                 self._thread.start()

@@ -28,6 +28,8 @@ log = logging.getLogger("jobs.recording")
 
 #: Between two looks of the thread: what is due is recorded at most so much later.
 LOOK_SECONDS = 0.01
+#: After a try that failed, until the thread tries again.
+RETRY_SECONDS = 1.0
 
 Ended = tuple[Run, Outcome]
 
@@ -35,10 +37,11 @@ Ended = tuple[Run, Outcome]
 class Clerk(Protocol):
     """Who carries out what a sheet decides."""
 
-    def record(self, ended: Sequence[Ended]) -> list[Settled]:
-        """Write these outcomes, with patience, and let go of their leases.
+    def record(self, ended: Sequence[Ended], *, patient: bool) -> list[Settled]:
+        """Write these outcomes and let go of their leases.
 
-        Raises what the database raises when patience is over.
+        ``patient``: wait for a database that is away, as long as the settings say. Raises what the
+        database raises after that; what could not be written is kept as before, if it was not.
         """
 
     def released(self, run: Run, reason: JobReleased) -> Outcome:
@@ -56,6 +59,7 @@ class Sheet:
         self._ended: list[Ended] = []
         self._has_writes = False
         self._first_at = 0.0
+        self._tend_at = 0.0
         self._changing = threading.Lock()
         # Held while anything is written: the message is not done before that is over.
         self._recording = threading.Lock()
@@ -81,7 +85,7 @@ class Sheet:
         if due or not self._waiting or self._is_due(now):
             self.record()
 
-    def record(self) -> None:
+    def record(self, *, patient: bool = True) -> None:
         """Record everything that has ended, and wait for what the other thread is recording."""
         with self._recording:
             with self._changing:
@@ -90,7 +94,7 @@ class Sheet:
             if not ended:
                 return
             try:
-                settled = self._clerk.record(ended)
+                settled = self._clerk.record(ended, patient=patient)
             except BaseException:
                 with self._changing:
                     self._ended = ended + self._ended
@@ -113,9 +117,14 @@ class Sheet:
 
     def tend(self, now: float) -> None:
         """Record what is due, and hand back what waits behind a slow handler."""
+        if now < self._tend_at:
+            return
+        self._tend_at = now + RETRY_SECONDS
         released = self._hand_back(now)
         if released or self._is_due(now):
-            self.record()
+            # Waiting is for the handlers' thread: its connection may be good where a new one fails.
+            self.record(patient=False)
+        self._tend_at = now
 
     def _is_due(self, now: float) -> bool:
         with self._changing:

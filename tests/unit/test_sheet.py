@@ -33,12 +33,14 @@ class Office:
     def __init__(self) -> None:
         self.groups: list[list[Outcome]] = []
         self.errors: list[Exception] = []
+        self.patience: list[bool] = []
         self.began = threading.Event()
         self.may_write = threading.Event()
         self.may_write.set()
         self.wrote = threading.Semaphore(0)
 
-    def record(self, ended: Sequence[Ended]) -> list[Settled]:
+    def record(self, ended: Sequence[Ended], *, patient: bool) -> list[Settled]:
+        self.patience.append(patient)
         self.began.set()
         assert self.may_write.wait(PATIENCE_SECONDS)
         if self.errors:
@@ -185,6 +187,22 @@ def test_what_could_not_be_recorded_is_kept_in_order(
     last = begins(sheet.next())
     sheet.add(last, succeeded(last))
     assert office.groups == [[succeeded(run) for run in runs]]
+
+
+def test_the_other_thread_leaves_waiting_to_the_handlers_own(
+    office: Office, jobs_settings: Callable[..., None]
+) -> None:
+    """Its connection is a new one, which may fail where the kept one is good."""
+    jobs_settings(group_flush_seconds=0.001, group_turn_seconds=60)
+    sheet = Sheet(office, [a_run(), a_run()])
+    office.errors.append(OSError("away"))
+    Recorder().keep(sheet)
+    first = begins(sheet.next())
+    with pytest.raises(OSError, match="away"):
+        sheet.add(first, succeeded(first))
+    begins(sheet.next())
+    assert office.wrote.acquire(timeout=PATIENCE_SECONDS)
+    assert office.patience == [True, False]
 
 
 def test_a_sheet_with_nothing_that_could_wait_needs_no_tending(office: Office) -> None:
