@@ -86,9 +86,14 @@ class Sheet:
             self.record()
 
     def record(self, *, patient: bool = True) -> None:
-        """Record everything that has ended, and wait for what the other thread is recording."""
+        """Record everything that has ended, and wait for what the other thread is recording.
+
+        The handlers' thread is the ``patient`` one.
+        """
         with self._recording:
             with self._changing:
+                if self._has_writes and not patient:
+                    return  # the handlers' thread is about to carry them out
                 ended, self._ended = self._ended, []
                 self._has_writes = False
             if not ended:
@@ -100,7 +105,7 @@ class Sheet:
                     self._ended = ended + self._ended
                     self._has_writes = any(outcome.writes for _, outcome in self._ended)
                 raise
-        self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
+            self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
 
     def left(self) -> list[Run]:
         """What is neither recorded nor handed back."""
