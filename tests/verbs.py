@@ -120,10 +120,10 @@ def rolled_back() -> Iterator[None]:
 
 
 @contextmanager
-def lost_answers(count: int) -> Iterator[list[int]]:
+def lost_answers(count: int, *, single: bool = True) -> Iterator[list[int]]:
     """As many commits inside succeed, and tell of a broken connection.
 
-    A statement that writes outside a transaction is a commit by itself.
+    A statement that writes outside a transaction is a commit by itself, and counts if ``single``.
     """
     commit, execute = BaseDatabaseWrapper.commit, CursorWrapper.execute
     lost: list[int] = []
@@ -139,7 +139,7 @@ def lost_answers(count: int) -> Iterator[list[int]]:
 
     def deaf_execute(self: CursorWrapper, sql: Any, params: Any = None) -> Any:
         answer = execute(self, sql, params)
-        if _WRITES.search(str(sql)) and not self.db.in_atomic_block:
+        if single and _WRITES.search(str(sql)) and not self.db.in_atomic_block:
             lose()
         return answer
 
@@ -150,9 +150,9 @@ def lost_answers(count: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def lost_answer() -> Iterator[None]:
-    """The first commit inside succeeds, and tells of a broken connection."""
-    with lost_answers(1):
+def lost_answer(*, single: bool = True) -> Iterator[None]:
+    """The first commit inside succeeds, and tells of a broken connection; see ``lost_answers``."""
+    with lost_answers(1, single=single):
         yield
 
 

@@ -226,8 +226,11 @@ def test_cut_after_some_bytes_which_the_seed_decides(echo: Echo) -> None:
                 counts.append(len(echo.got) - before)
         return counts
 
-    assert len(set(carried(1))) > 1
-    assert carried(1) == carried(1) != carried(2)
+    once, again, other = carried(1), carried(1), carried(2)
+    assert len(set(once)) > 1
+    # The byte on which it is cut may reach the server or not.
+    assert all(abs(a - b) <= 1 for a, b in zip(once, again, strict=True))
+    assert any(abs(a - b) > 1 for a, b in zip(once, other, strict=True))
 
 
 def test_a_server_that_is_down_refuses(proxy: Proxy, echo: Echo) -> None:
