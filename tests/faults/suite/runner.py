@@ -36,10 +36,14 @@ BOUNDS: dict[Back, float] = {
 #: A dead worker's job is taken from it at the latest so long after the lease's end.
 DEAD_WORKER_SECONDS = 5.0
 
+#: The first completion, and the first of an older job. One that was lost with its worker has a
+#: bound of its own, which begins with a lease.
 _PROGRESS = """
     SELECT extract(epoch FROM min(finished_at))::float,
         extract(epoch FROM min(finished_at) FILTER (
-            WHERE submitted_at < to_timestamp(%(since)s)))::float
+            WHERE submitted_at < to_timestamp(%(since)s) AND NOT EXISTS (
+                SELECT FROM jobs_auditentry AS a WHERE a.job_id = jobs_job.id
+                    AND a.event = 'rescue' AND a.at > to_timestamp(%(since)s))))::float
     FROM jobs_job WHERE state = 'COMPLETED' AND finished_at > to_timestamp(%(since)s)
 """
 _STILL_WAITING = """
