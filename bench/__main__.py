@@ -86,7 +86,7 @@ def _conditions(options: argparse.Namespace) -> dict[str, object]:
         "cores": os.cpu_count(),
         "repeats": options.repeats,
         "jobs": options.jobs,
-        "setup": "prefork worker with 2 children, one job per message, quorum queue with"
+        "setup": "prefork worker with 2 children, jobs grouped as the relay does, quorum queue with"
         " confirms, fsync and synchronous_commit on, all on one machine",
     }
 
