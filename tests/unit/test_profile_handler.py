@@ -6,7 +6,7 @@ import ctypes
 import gzip
 import importlib.util
 import json
-import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -372,12 +372,12 @@ def _written(context: Recorder, text: str) -> Path:
     [
         ("empty.csv", b"", "empty"),
         ("blank.csv", b"\n \n\n", "empty"),
-        ("empty.csv.gz", gzip.compress(b""), "empty"),
+        ("empty.csv.gz", gzip.compress(b"", mtime=0), "empty"),
         ("junk.csv", bytes(range(256)) * 40, "binary data"),
         ("latin.csv", "a,b\ncaf\xe9,1\n".encode("latin-1"), "not UTF-8"),
         ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "UTF-16"),
         ("book.csv", b"PK\x03\x04rest", "ZIP"),
-        ("cut.csv.gz", gzip.compress(os.urandom(2000))[:500], "gzip"),
+        ("cut.csv.gz", gzip.compress(random.Random(1).randbytes(2000), mtime=0)[:500], "gzip"),
         ("ragged.csv", b"a,b,c\n" + b"1,2,3\n" * 30_000 + b"1,2\n", "Line: 30002"),
         ("ragged.csv", b"a,b,c\n1,2,3\n1,2\n1,2,3,4\n", "number of fields"),
         ("cut.json", b'[{"a": 1}, {"a":', "Malformed JSON"),

@@ -36,15 +36,20 @@ BOUNDS: dict[Back, float] = {
 #: A dead worker's job is taken from it at the latest so long after the lease's end.
 DEAD_WORKER_SECONDS = 5.0
 
-#: The first completion, and the first of an older job. One that was lost with its worker has a
-#: bound of its own, which begins with a lease.
+#: The first completion, and the first claim or completion of an older job: some take seconds
+#: to run. One that was lost with its worker has a bound of its own, which begins with a lease.
 _PROGRESS = """
-    SELECT extract(epoch FROM min(finished_at))::float,
-        extract(epoch FROM min(finished_at) FILTER (
+    SELECT extract(epoch FROM min(finished_at) FILTER (
+            WHERE state = 'COMPLETED' AND finished_at > to_timestamp(%(since)s)))::float,
+        extract(epoch FROM min(
+            CASE WHEN started_at > to_timestamp(%(since)s) THEN started_at ELSE finished_at END
+        ) FILTER (
             WHERE submitted_at < to_timestamp(%(since)s) AND NOT EXISTS (
                 SELECT FROM jobs_auditentry AS a WHERE a.job_id = jobs_job.id
                     AND a.event = 'rescue' AND a.at > to_timestamp(%(since)s))))::float
-    FROM jobs_job WHERE state = 'COMPLETED' AND finished_at > to_timestamp(%(since)s)
+    FROM jobs_job
+    WHERE state = 'COMPLETED' AND finished_at > to_timestamp(%(since)s)
+        OR started_at > to_timestamp(%(since)s)
 """
 _STILL_WAITING = """
     SELECT EXISTS (SELECT FROM jobs_job WHERE submitted_at < to_timestamp(%(since)s)
