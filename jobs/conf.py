@@ -58,7 +58,7 @@ class JobsSettings(BaseModel):
     group_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 0.05
     """How long an outcome may wait for others to be recorded with."""
     group_turn_seconds: Seconds = 0.5
-    """Run of a handler after which the jobs behind it in its message are handed back."""
+    """Time after which jobs of a message that have not had their turn are handed back."""
 
     relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Outbox rows that the relay takes at once."""

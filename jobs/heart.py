@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from jobs import conf, drain, lifecycle, policy, transactions
 from jobs.errors import HandlerSignal, JobCancelled, JobReleased, JobTimeout
 from jobs.hosts import Host
 from jobs.running import INTERRUPTS, Run
-from jobs.shield import SIGNALS
+from jobs.shield import leave_to_others
 from jobs.values import Attempt, Backoff, Outcome
 
 log = logging.getLogger("jobs.heart")
@@ -83,8 +82,7 @@ class Heart:
             return any(not run.over for run in self._unsettled.values())
 
     def _loop(self) -> None:
-        # The main thread's shield is of no use if the kernel gives the signal to this one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        leave_to_others()
         while True:
             with self._changed:
                 if not self._runs:
@@ -99,19 +97,11 @@ class Heart:
             runs = list(self._runs.values())
         # A beat that fails costs nothing until the lease lapses; the next one may succeed. What
         # needs no database, such as a timeout, goes on meanwhile.
-        self._guarded(lambda: self._beat(runs))
+        with transactions.endured(log, "heartbeat failed"):
+            self._beat(runs)
         for run in runs:
-            self._guarded(lambda run=run: self._climb(run))  # type: ignore[misc] # a lambda's default
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except transactions.AWAY as error:
-            log.warning("heartbeat failed: %s", str(error).strip())
-            connection.close()
-        except Exception:
-            log.exception("heartbeat failed")
-            connection.close()
+            with transactions.endured(log, "heartbeat failed"):
+                self._climb(run)
 
     def _beat(self, runs: list[Run]) -> None:
         with self._beating:

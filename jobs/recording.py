@@ -1,16 +1,15 @@
 """Records outcomes in groups: one commit for many, none of them late.
 
 The outcomes of one message gather on a *sheet*. The handlers' thread records them when there are
-many or when the message is done; a thread beside it does so while a handler keeps that one busy,
-and hands the jobs that wait behind such a handler to other workers. What a process had not recorded
-when it was killed runs again.
+many or when the message is done. A thread beside it does so while a handler keeps that one busy,
+and hands jobs that have waited too long for their turn to other workers. What a process had not
+recorded when it was killed runs again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from django.db import connection
 from jobs import conf, transactions
 from jobs.errors import JobReleased
 from jobs.running import Run
-from jobs.shield import SIGNALS
+from jobs.shield import leave_to_others
 from jobs.values import Outcome, Settled
 
 log = logging.getLogger("jobs.recording")
@@ -56,6 +55,7 @@ class Sheet:
         self._clerk = clerk
         self._waiting = list(reversed(runs))
         self._running: Run | None = None
+        self._began_at: float | None = None
         self._ended: list[Ended] = []
         self._has_writes = False
         self._first_at = 0.0
@@ -70,6 +70,7 @@ class Sheet:
         """The run whose turn it is; None when all are over."""
         with self._changing:
             self._running = self._waiting.pop() if self._waiting else None
+            self._began_at = self._began_at or time.monotonic()
             return self._running
 
     def add(self, run: Run, outcome: Outcome) -> None:
@@ -88,24 +89,31 @@ class Sheet:
     def record(self, *, patient: bool = True) -> None:
         """Record everything that has ended, and wait for what the other thread is recording.
 
-        The handlers' thread is the ``patient`` one.
+        The handlers' thread is the ``patient`` one. The other waits for nobody: there are sheets
+        beside this one, and the handlers' thread may be in writes that take long.
         """
-        with self._recording:
+        if not self._recording.acquire(blocking=patient):
+            return
+        try:
             with self._changing:
                 if self._has_writes and not patient:
-                    return  # the handlers' thread is about to carry them out
+                    return
                 ended, self._ended = self._ended, []
                 self._has_writes = False
-            if not ended:
-                return
-            try:
-                settled = self._clerk.record(ended, patient=patient)
-            except BaseException:
-                with self._changing:
-                    self._ended = ended + self._ended
-                    self._has_writes = any(outcome.writes for _, outcome in self._ended)
-                raise
-            self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
+            if ended:
+                self._carry_out(ended, patient=patient)
+        finally:
+            self._recording.release()
+
+    def _carry_out(self, ended: list[Ended], *, patient: bool) -> None:
+        try:
+            settled = self._clerk.record(ended, patient=patient)
+        except BaseException:
+            with self._changing:
+                self._ended = ended + self._ended
+                self._has_writes = any(outcome.writes for _, outcome in self._ended)
+            raise
+        self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
 
     def left(self) -> list[Run]:
         """What is neither recorded nor handed back."""
@@ -121,12 +129,11 @@ class Sheet:
             return bool(self._waiting or self._ended)
 
     def tend(self, now: float) -> None:
-        """Record what is due, and hand back what waits behind a slow handler."""
+        """Record what is due, and hand back what has waited too long for its turn."""
         if now < self._tend_at:
             return
         self._tend_at = now + RETRY_SECONDS
-        released = self._hand_back(now)
-        if released or self._is_due(now):
+        if self._hand_back(now) or self._is_due(now):
             # Waiting is for the handlers' thread: its connection may be good where a new one fails.
             self.record(patient=False)
         self._tend_at = now
@@ -140,12 +147,11 @@ class Sheet:
 
     def _hand_back(self, now: float) -> bool:
         with self._changing:
-            began_at = self._running.began_at if self._running else None
-            if began_at is None or not self._waiting:
+            if self._began_at is None or not self._waiting:
                 return False
-            if now - began_at < conf.get().group_turn_seconds:
+            if now - self._began_at < conf.get().group_turn_seconds:
                 return False
-            reason = JobReleased("a slow neighbour had its turn")
+            reason = JobReleased("its neighbours took too long")
             waiting, self._waiting = self._waiting, []
             for run in reversed(waiting):
                 run.over = True
@@ -175,8 +181,7 @@ class Recorder:
             self._changed.notify()
 
     def _loop(self) -> None:
-        # The main thread's shield is of no use if the kernel gives the signal to this one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        leave_to_others()
         while True:
             with self._changed:
                 self._sheets = [sheet for sheet in self._sheets if sheet.needs_tending()]
@@ -185,15 +190,6 @@ class Recorder:
                     self._changed.wait_for(lambda: self._sheets)
                 sheets = list(self._sheets)
             for sheet in sheets:
-                self._tend(sheet)
+                with transactions.endured(log, "not recorded yet"):
+                    sheet.tend(time.monotonic())
             time.sleep(LOOK_SECONDS)
-
-    def _tend(self, sheet: Sheet) -> None:
-        try:
-            sheet.tend(time.monotonic())
-        except transactions.AWAY as error:
-            log.warning("not recorded yet: %s", str(error).strip())
-            connection.close()
-        except Exception:
-            log.exception("not recorded yet")
-            connection.close()

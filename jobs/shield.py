@@ -33,6 +33,12 @@ SIGNALS = frozenset(
 )
 
 
+def leave_to_others() -> None:
+    """Block the signals in this thread, of the engine's own: the main thread's shield is of no use
+    if the kernel gives them to one that works in a transaction."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 class Shield:
     """Up while the engine works in the main thread, down while a handler does.
 

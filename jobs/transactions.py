@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection, transaction
@@ -107,6 +107,19 @@ def _paused(seconds: float, stop: Callable[[], bool]) -> bool:
             return True
         time.sleep(min(left, _LOOK_SECONDS))
     return False
+
+
+@contextmanager
+def endured(logger: logging.Logger, what: str) -> Iterator[None]:
+    """For a thread that tries again by itself: an error is logged, and costs the connection."""
+    try:
+        yield
+    except AWAY as error:
+        logger.warning("%s: %s", what, str(error).strip())
+        connection.close()
+    except Exception:
+        logger.exception(what)
+        connection.close()
 
 
 def is_away(error: BaseException) -> bool:

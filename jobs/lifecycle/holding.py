@@ -45,8 +45,9 @@ class Claim:
         }
         self._tries += 1
         moved = move(JobEvent.CLAIM, self._actor, "claim", parameters)
-        attempts = [_attempt(view, *rest) for view, rest in moved]
-        if self._tries > 1:
+        if self._tries == 1:
+            attempts = [_attempt(view, *rest) for view, rest in moved]
+        else:
             attempts = _held(self._tokens)
         place = {job_id: number for number, job_id in enumerate(self._versions)}
         return sorted(attempts, key=lambda attempt: place[attempt.job_id])

@@ -15,7 +15,7 @@ from tests.faults.suite.watch import Sighting
 Row = Sequence[str]
 
 #: Load per processor above which the machine had no time to spare, and a late return says more
-#: about the machine than about the platform. The suite by itself comes to about 2.
+#: about the machine than about the platform. The suite by itself comes to about 1.
 BUSY = 3.0
 
 #: The figures of the table, by the name that ``figures`` gives them.
