@@ -148,6 +148,41 @@ def test_what_waits_behind_a_slow_neighbour_is_handed_back(
     assert set(sheet.settled) == {run.token for run in runs}
 
 
+def test_what_waits_behind_many_middling_neighbours_is_handed_back_too(
+    office: Office, jobs_settings: Callable[..., None]
+) -> None:
+    """The pace was measured some time ago, or elsewhere."""
+    jobs_settings(group_turn_seconds=10, group_flush_seconds=60)
+    runs = [a_run() for _ in range(5)]
+    sheet = Sheet(office, runs)
+    now = time.monotonic()
+    for run in runs[:2]:
+        assert sheet.next() is run
+        sheet.add(run, succeeded(run))
+    begins(sheet.next())
+    sheet.tend(now + 9)
+    assert office.sizes == []
+    sheet.tend(now + 11)
+    assert [outcome.event for outcome in office.groups[0]] == (
+        [JobEvent.SUCCEED] * 2 + [JobEvent.RELEASE] * 2
+    )
+
+
+def test_the_other_thread_waits_for_nobody(office: Office) -> None:
+    """The handlers' thread may be in writes that take long, and there are other messages."""
+    sheet = Sheet(office, [a_run(), a_run()])
+    office.may_write.clear()
+    first = begins(sheet.next())
+    writing = threading.Thread(target=sheet.add, args=(first, succeeded(first, lambda: None)))
+    writing.start()
+    assert office.began.wait(PATIENCE_SECONDS)
+    sheet.record(patient=False)
+    assert writing.is_alive()
+    office.may_write.set()
+    writing.join(PATIENCE_SECONDS)
+    assert office.patience == [True]
+
+
 def test_a_message_is_not_done_before_the_other_thread_has_written(office: Office) -> None:
     sheet = Sheet(office, [a_run(), a_run()])
     office.may_write.clear()
