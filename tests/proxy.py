@@ -175,8 +175,12 @@ class _Pair:
         if self.budget is not None and self.budget <= 0:
             self.reset()
 
-    def lost(self, way: Direction) -> None:
+    def opened(self, transport: asyncio.Transport) -> None:
+        self._proxy.transports.add(transport)
+
+    def lost(self, way: Direction, transport: asyncio.Transport) -> None:
         """The side that feeds this direction is gone; the other hears of it in its turn."""
+        self._proxy.transports.discard(transport)
         self.flows[way].feed(None)
         self.flows["down" if way == "up" else "up"].sink = None
         self._lost.add(way)
@@ -203,6 +207,8 @@ class _End(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         own = cast("asyncio.Transport", transport)
+        self._own = own
+        self._pair.opened(own)
         _without_delay(own)
         self._pair.flows[self._way].source = own
         self._pair.flows[self._against].sink = own
@@ -226,7 +232,7 @@ class _End(asyncio.Protocol):
         self._pair.flows[self._against].pump()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._pair.lost(self._way)
+        self._pair.lost(self._way, self._own)
 
 
 class Proxy:
@@ -239,6 +245,7 @@ class Proxy:
         self._target = (host, port)
         self._rules = _Rules(seed)
         self._pairs: set[_Pair] = set()
+        self.transports: set[asyncio.Transport] = set()
         self._loop = asyncio.new_event_loop()
         self._listener: asyncio.Server | None = None
         self._connecting: set[asyncio.Task[None]] = set()
@@ -382,10 +389,15 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._close_listener()
-        for task in list(self._connecting):
+        # Also those in which asyncio itself has just accepted somebody.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        self._reset_all()
-        await asyncio.sleep(0)
+        await asyncio.gather(*others, return_exceptions=True)
+        while self.transports:
+            for transport in self.transports:
+                _reset(transport)
+            await asyncio.sleep(0)
 
     # -- from other threads ---------------------------------------------------------------------
 
