@@ -13,12 +13,14 @@ class End:
 
     ``reason`` is a pattern that the row's reason must contain. Any job may also end FAILED with
     ``LOST`` while workers are killed all the time. ``effect``: whether it leaves one when it is
-    COMPLETED.
+    COMPLETED. ``or_late``: it may be COMPLETED as well, by a holder whose lease had lapsed and that
+    nobody could take it from, because a stranger locked the tables, say.
     """
 
     state: str
     reason: str = ""
     effect: bool = False
+    or_late: bool = False
 
 
 ENDS: dict[str, End] = {
@@ -33,7 +35,7 @@ ENDS: dict[str, End] = {
     "poison.kill": End("FAILED", LOST),
     "poison.memory": End("FAILED", r"MemoryError"),
     "poison.stuck_in_c": End("FAILED", r"ran longer than 1 s"),
-    "poison.hold_gil": End("FAILED", LOST),
+    "poison.hold_gil": End("FAILED", LOST, or_late=True),
     "poison.huge_result": End("FAILED", r"^the result has \d+ bytes"),
     "poison.unserialisable": End("FAILED", r"^the result cannot be stored"),
     "poison.memory_error": End("FAILED", r"^attempt 2 of 2 failed: MemoryError: on purpose"),

@@ -230,20 +230,25 @@ def ends(world: Judged) -> Finding:
             SELECT 1 FROM jobs_auditentry AS a WHERE a.job_id = j.id
                 AND a.event IN ('cancel', 'request_cancel')
                 AND a.actor_kind IN ('user', 'admin', 'system')
+        ), EXISTS (
+            SELECT 1 FROM jobs_auditentry AS a WHERE a.job_id = j.id
+                AND a.event = 'succeed' AND a.at > a.lease_until
         ) FROM jobs_job AS j WHERE j.handler = ANY(%(handlers)s)
         """,
         {"handlers": list(ENDS)},
     )
     examples = [
         f"job {job} {handler}: {state} ({reason[:120]})"
-        for job, handler, state, reason, asked in rows
-        if not _foreseen(handler, state, reason, asked=asked)
+        for job, handler, state, reason, asked, late in rows
+        if not _foreseen(handler, state, reason, asked=asked, late=late)
     ]
     return _finding("ENDS", "every handler ends as foreseen", examples)
 
 
-def _foreseen(handler: str, state: str, reason: str, *, asked: bool) -> bool:
+def _foreseen(handler: str, state: str, reason: str, *, asked: bool, late: bool) -> bool:
     end = ENDS[handler]
+    if state == "COMPLETED" and end.or_late and late:
+        return True
     if state == "CANCELLED":
         return asked
     if state == "FAILED" and re.search(LOST, reason):

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.faults.suite import ledger as ledgers
+from tests.faults.suite.fault import everything
 from tests.faults.suite.figures import spread
 from tests.faults.suite.judge import judge, quiesce
 from tests.faults.suite.plan import Step
 from tests.faults.suite.report import Report
-from tests.faults.suite.runner import DEAD_WORKER_SECONDS, PlatformDead, Runner, load
+from tests.faults.suite.runner import (
+    DEAD_WORKER_SECONDS,
+    PlatformDead,
+    Record,
+    Runner,
+    load,
+)
 from tests.faults.suite.watch import Watch
 from tests.faults.suite.world import Servers, World
 from tests.services import template
 
 QUIESCE_SECONDS = 120.0
 
+#: A beginning and an end, in seconds since the epoch.
+Span = tuple[float, float]
+
 #: When the rescuer took back what a killed process had held, by the name of the holder.
 _TAKEN_BACK = """
-    SELECT extract(epoch FROM r.at)::float - %(killed_at)s FROM jobs_auditentry AS c
+    SELECT extract(epoch FROM r.at)::float FROM jobs_auditentry AS c
     JOIN jobs_auditentry AS r ON r.job_id = c.job_id AND r.token = c.token
         AND r.actor_kind = 'rescuer'
     WHERE c.event = 'claim' AND c.at <= to_timestamp(%(killed_at)s)
@@ -80,7 +90,7 @@ class Sitting:
         report.findings = verdict.findings
         report.figures = {**verdict.figures, "dead_letters": dead_letters}
         report.restarts = dict(world.restarts)
-        report.dead_worker_seconds = taken_back(world)
+        report.dead_worker_seconds = taken_back(world, hindered(report.records))
         report.dead_worker_bound = world.jobs["lease_seconds"] + DEAD_WORKER_SECONDS
         report.status_while_frozen = status_while(report, world.ledger_directory, "Redis: frozen")
 
@@ -92,13 +102,29 @@ def dead_letters_of(world: World) -> int:
         return int(declared[1]) if declared is not None else 0
 
 
-def taken_back(world: World) -> list[float]:
-    """For every job that a killed process held: seconds from the kill to the rescue."""
+def hindered(records: Sequence[Record]) -> list[Span]:
+    """When nobody could rescue, because a fault was held of the database or of the schedulers."""
+    needed = {fault.name for fault in everything() if fault.touches & {"postgres", "scheduler"}}
     return [
-        row[0]
-        for pid, killed_at in world.killed
-        for row in world.sql(_TAKEN_BACK, {"pid": str(pid), "killed_at": killed_at})
+        (record.injected_at, record.healed_at)
+        for record in records
+        if not needed.isdisjoint(record.name.split(" + "))
     ]
+
+
+def taken_back(world: World, spans: Sequence[Span]) -> list[float]:
+    """For every job that a killed process held: seconds from the kill to the rescue.
+
+    The clock stands still in these spans, which do not overlap: they have bounds of their own.
+    """
+    found = []
+    for pid, killed_at in world.killed:
+        for (rescued_at,) in world.sql(_TAKEN_BACK, {"pid": str(pid), "killed_at": killed_at}):
+            still = sum(
+                max(0.0, min(end, rescued_at) - max(begin, killed_at)) for begin, end in spans
+            )
+            found.append(rescued_at - killed_at - still)
+    return found
 
 
 def status_while(report: Report, ledger: Path, name: str) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.faults.suite.judge import Finding
 from tests.faults.suite.plan import MOST_AT_ONCE, Step
 from tests.faults.suite.report import BUSY, Report
 from tests.faults.suite.runner import BOUNDS, Record
+from tests.faults.suite.sitting import hindered, taken_back
 from tests.faults.suite.watch import Sighting
 from tests.marks import until
 
@@ -142,3 +144,35 @@ def test_a_kill_point_is_passed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(killed) == 1
     with pytest.raises(ValueError, match="no kill point"):
         kill_points.arm(tmp_path, "nowhere")
+
+
+class _World:
+    """Of which process 7 was killed at 100 s, and its jobs taken back at these times."""
+
+    killed = ((7, 100.0),)
+
+    def __init__(self, *rescued_at: float) -> None:
+        self._rescued_at = rescued_at
+
+    def sql(self, _: str, parameters: dict[str, Any]) -> list[tuple[float]]:
+        assert parameters == {"pid": "7", "killed_at": 100.0}
+        return [(at,) for at in self._rescued_at]
+
+
+def test_nobody_is_late_while_a_fault_keeps_all_from_rescuing() -> None:
+    records = [
+        Record("PostgreSQL: away", ["I12"], "platform", 90.0, 101.0),
+        Record(
+            "Redis: frozen + PostgreSQL: outbox table locked by a stranger",
+            ["I12"],
+            "platform",
+            104.0,
+            110.0,
+        ),
+        Record("Redis: frozen", ["I12"], "platform", 110.0, 120.0),
+        Record("SIGSTOP of both schedulers", ["I12"], "platform", 121.0, 140.0),
+    ]
+    spans = hindered(records)
+    assert spans == [(90.0, 101.0), (104.0, 110.0), (121.0, 140.0)]
+    world: Any = _World(103.0, 112.0, 130.0)
+    assert taken_back(world, spans) == [2.0, 5.0, 14.0]
