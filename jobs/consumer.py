@@ -6,7 +6,8 @@ loop) and native delayed delivery, which declares 28 queues per broker for a fea
 used here: delays are rows in PostgreSQL.
 
 Added is what a worker needs to be at work again within seconds of a broker's return: short, uneven
-waits between tries, a bound on every answer, and a watchdog (``jobs.watchdog``).
+waits between tries, a bound on every answer, and a watchdog (``jobs.watchdog``). And messages that
+wait for a child of a prefork pool are given to it together (``jobs.gathering``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import signals
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import WorkerShutdown
 from celery.utils.threads import (  # type: ignore[attr-defined] # newer than celery-types
@@ -33,6 +35,7 @@ from vine import promise
 
 from jobs import conf, drain, topology
 from jobs.errors import ConfigurationError
+from jobs.gathering import Gatherer
 from jobs.watchdog import Watchdog
 
 log = logging.getLogger("jobs.consumer")
@@ -61,6 +64,7 @@ class QuietConsumer(Consumer):
 
     hub: Any
     strategies: Any
+    on_task_request: Any
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc,valid-type] # celery-types has no Blueprint
         default_steps = [
@@ -84,6 +88,10 @@ class QuietConsumer(Consumer):
         # A call that waits shows no life, and must be over before it is taken for a dead loop.
         self._answer_seconds = min(ANSWER_SECONDS, conf.get().deaf_seconds / 2)
         self._watchdog = Watchdog(self, sorted(self.app.amqp.queues.consume_from))
+        # Only prefork hands jobs over; the other pools run them in the main process.
+        self._gatherer = Gatherer(self) if isinstance(self.pool, PreforkPool) else None
+        if self._gatherer is not None:
+            self.on_task_request = self._gatherer.take
 
     # -- the main thread: connect, listen, lose the connection, connect again
 
@@ -158,6 +166,12 @@ class QuietConsumer(Consumer):
         if self.connection:
             bound_open_broker_sockets(self.connection, self._answer_seconds)
         super().on_ready()
+
+    def on_close(self) -> None:
+        """The connection is lost, and so is the right to acknowledge what it brought."""
+        if self._gatherer is not None:
+            self._gatherer.forget()
+        super().on_close()
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         self._now_and_then(super().on_connection_error_before_connected, exc)

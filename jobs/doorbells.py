@@ -6,7 +6,9 @@ can at most make a worker look at a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +19,35 @@ SCHEMA_VERSION = 1
 TASK_NAME = "jobs.ring"
 
 
-def encode(doorbells: Iterable[Doorbell]) -> dict[str, Any]:
-    """The message body for these doorbells."""
-    return {"v": SCHEMA_VERSION, "jobs": [[str(bell.job_id), bell.version] for bell in doorbells]}
+def encode(doorbells: Iterable[Doorbell], seconds: float | None = None) -> dict[str, Any]:
+    """The task's one argument. ``seconds``: what these jobs are expected to take, if known."""
+    bells = {"v": SCHEMA_VERSION, "jobs": [[str(bell.job_id), bell.version] for bell in doorbells]}
+    return bells if seconds is None else {**bells, "seconds": seconds}
+
+
+def packed(argument: Any) -> bytes:
+    """A message body of Celery's protocol 2 (arguments, named arguments, and what follows)."""
+    return json.dumps([[argument], {}, {}], separators=(",", ":")).encode()
+
+
+def headers(message_id: str) -> dict[str, str]:
+    """Those of Celery's protocol 2 that a worker needs. Each costs both sides time to pack."""
+    return {"lang": "py", "task": TASK_NAME, "id": message_id}
+
+
+def joined(arguments: Sequence[Any]) -> dict[str, Any]:
+    """One task argument with the doorbells of all these."""
+    return {"v": SCHEMA_VERSION, "jobs": [bell for one in arguments for bell in one["jobs"]]}
+
+
+def expected_seconds(argument: Any) -> float | None:
+    """What the jobs of a task argument are expected to take, or None if it does not say."""
+    ours = isinstance(argument, dict) and argument.get("v") == SCHEMA_VERSION
+    seconds = argument.get("seconds") if ours else None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return None
+    sensible = isinstance(argument.get("jobs"), list) and math.isfinite(seconds) and seconds >= 0
+    return float(seconds) if sensible else None
 
 
 def decode(body: Any) -> list[Doorbell]:

@@ -49,6 +49,8 @@ class Message:
 
     queue: str
     rows: tuple[Taken, ...]
+    #: What its jobs are expected to take; None if that is not known of all.
+    seconds: float | None = None
 
 
 class BrokerTrouble(Exception):
@@ -188,23 +190,21 @@ class Publisher:
                 raise BrokerTrouble(f"{count} messages unconfirmed in time{why}")
 
     def _send(self, producer: Producer, message: Message) -> str:
-        task_id = str(uuid4())
-        body = doorbells.encode(row.bell for row in message.rows)
-        built = self._app.amqp.create_task_message(
-            task_id, doorbells.TASK_NAME, args=(body,), kwargs={}, ignore_result=True
-        )
+        message_id = str(uuid4())
+        argument = doorbells.encode((row.bell for row in message.rows), message.seconds)
         producer.publish(
-            built.body,
+            doorbells.packed(argument),
             exchange="",
             routing_key=message.queue,
-            headers=built.headers,
-            serializer="json",
+            headers=doorbells.headers(message_id),
+            content_type="application/json",
+            content_encoding="utf-8",
             delivery_mode=2,
             mandatory=True,
             timeout=conf.get().publish_timeout_seconds,
-            **built.properties,
+            correlation_id=message_id,
         )
-        return task_id
+        return message_id
 
 
 class _Window:

@@ -152,7 +152,7 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
     of an unknown pace travels alone, and so does one that has run before: what it did to its worker
     then, it shall not do to neighbours.
     """
-    limit, work = conf.get().group_limit, conf.get().group_seconds
+    limit, work = conf.get().message_limit, conf.get().group_seconds
     together: dict[tuple[str, str], list[Taken]] = {}
     messages: list[Message] = []
     for row in rows:
@@ -161,9 +161,12 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
         else:
             messages.append(Message(row.queue, (row,)))
     for (queue, handler), group in together.items():
-        fitting = work / max(seconds[handler], work / limit)
+        each = seconds[handler]
+        fitting = work / max(each, work / limit)
         size = max(1, min(int(fitting), len(group) // LEAST_MESSAGES))
-        messages += [Message(queue, tuple(group[i : i + size])) for i in range(0, len(group), size)]
+        for start in range(0, len(group), size):
+            members = tuple(group[start : start + size])
+            messages.append(Message(queue, members, seconds=each * len(members)))
     place = {row.id: index for index, row in enumerate(rows)}
     return sorted(messages, key=lambda message: place[message.rows[0].id])
 

@@ -8,7 +8,7 @@ import socket
 from functools import cache
 from typing import Any
 
-from celery import shared_task, signals
+from celery import Task, shared_task, signals
 from celery.concurrency import ALIASES as _POOLS  # type: ignore[attr-defined] # not in celery-types
 from celery.exceptions import Reject
 
@@ -33,8 +33,15 @@ _prefork_children: set[int] = set()
 _host: list[Host] = []
 
 
+class _Answered(Task[Any, None]):
+    """A task whose messages may be given to a child together."""
+
+    Request = "jobs.gathering:Ring"
+
+
 @shared_task(
     bind=True,
+    base=_Answered,
     name=doorbells.TASK_NAME,
     acks_late=True,
     reject_on_worker_lost=True,

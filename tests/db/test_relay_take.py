@@ -141,7 +141,7 @@ def test_many_quick_jobs_share_messages_that_all_workers_get_some_of() -> None:
 
 def test_a_message_is_no_longer_than_the_limits(jobs_settings: Callable[..., None]) -> None:
     submit(100)
-    jobs_settings(group_limit=10)
+    jobs_settings(message_limit=10)
     assert sizes({HANDLER: 0.0}) == [10] * 10
 
 

@@ -1,0 +1,269 @@
+"""A worker's main process gives a child several waiting messages at once.
+
+A message with one short job costs its worker far more than the job. Messages say how long their
+jobs are expected to take, and short ones that wait together are claimed, run and recorded together,
+like the jobs of one message (ADR 0018). Each is acknowledged when all of them are done.
+
+Messages can only wait here if the broker sends more than the children can begin. So a worker
+prefetches widely while all that arrives is short, and narrowly again as soon as all its children
+turn out to be slow: what it holds goes back to the broker then, for other workers (ADR 0020).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from typing import Any
+
+from celery.bootsteps import RUN  # type: ignore[attr-defined] # not in celery-types
+from celery.exceptions import TaskRevokedError
+from celery.worker import state
+from celery.worker.request import Request
+from kombu import Consumer
+
+from jobs import conf, doorbells
+
+log = logging.getLogger("jobs.gathering")
+
+#: Messages per child that a wide prefetch asks for; one is short if that many are a group's work.
+WIDE = 32
+#: Short messages per child, in a row, that show that a wide prefetch is worth it.
+SHORT_IN_A_ROW = 4
+#: How long a worker stays narrow after a slow job, and at most if there is another soon after it.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 300.0
+#: How often a worker looks at what it holds, while that may be more than it can begin.
+LOOK_SECONDS = 0.1
+
+
+class Ring(Request):
+    """Celery's request for one message, which may stand for others as well."""
+
+    def __init__(self, message: Any, **named: Any) -> None:
+        super().__init__(message, **named)
+        self.others: list[Ring] = []
+        self.held_since = time.monotonic()
+        #: The task's one argument, if it has just one, as all messages of ours have.
+        self.argument = _only(self.args) if not self.kwargs else None
+        #: How many jobs it announces, and what they are expected to take. A message without the
+        #: latter is answered alone, and so is one that somebody before has died with, perhaps.
+        self.count = 0
+        self.seconds: float | None = None
+        if not self.delivery_info["redelivered"]:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            self.count = len(doorbells.decode(self.argument))
+            self.seconds = doorbells.expected_seconds(self.argument)
+        except ValueError:
+            self.seconds = None
+
+    @property
+    def body(self) -> Any:
+        """What the child gets: the doorbells of all the messages."""
+        if not self.others:
+            return super().body
+        return doorbells.packed(doorbells.joined([one.argument for one in (self, *self.others)]))
+
+    def acknowledge(self) -> None:
+        """All messages have been answered."""
+        super().acknowledge()
+        for other in self.others:
+            other.acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        """None of the messages has been answered."""
+        super().reject(requeue=requeue)
+        for other in self.others:
+            other.reject(requeue=requeue)
+
+
+def _only(arguments: Any) -> Any:
+    """Anybody may have written them."""
+    return arguments[0] if isinstance(arguments, list) and len(arguments) == 1 else None
+
+
+class Gatherer:
+    """Stands between a consumer and the children of its prefork pool. Main loop only."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._held = Held(consumer.controller)
+        self._prefetch = Prefetch(self._held, consumer.controller.concurrency)
+        self._looks = False
+
+    def take(self, ring: Ring) -> None:
+        """A message has arrived."""
+        self._held.add(ring)
+        # Redis counts a channel's messages, whatever consumer they came to: it stays narrow.
+        can_widen = self._consumer.connection.transport.driver_type == "amqp"
+        if self._prefetch.note(ring) and can_widen and not self._looks:
+            self._looks = True
+            # Not here, in the midst of a delivery: it waits for the broker's answers.
+            self._consumer.hub.call_soon(self._adjust, self._consumer.task_consumer)
+
+    def forget(self) -> None:
+        """The connection is lost, and with it the right to acknowledge what it brought."""
+        self._held.forget()
+        self._prefetch.begin()
+        self._looks = False
+
+    def _adjust(self, consumer: Consumer) -> None:
+        if consumer is not self._consumer.task_consumer or self._consumer.blueprint.state != RUN:
+            return
+        self._looks = self._prefetch.adjust(consumer)
+        if self._looks:
+            self._consumer.hub.call_later(LOOK_SECONDS, self._adjust, consumer)
+
+
+class Held:
+    """The messages that wait for a child, in the order of their arrival.
+
+    ``controller`` is Celery's worker, with its pool of ``concurrency`` children. Main loop only.
+    """
+
+    def __init__(self, controller: Any) -> None:
+        self._controller = controller
+        self._waiting: deque[Ring] = deque()
+        self._asked = False
+        self._begun_at = 0.0
+
+    def add(self, ring: Ring) -> None:
+        """Keep a message until a child is free, which may be at once."""
+        self._waiting.append(ring)
+        self._ask()
+
+    def stuck_seconds(self) -> float:
+        """For how long no child has come for those that wait; 0 if none waits."""
+        if not self._waiting:
+            return 0.0
+        return time.monotonic() - max(self._begun_at, self._waiting[0].held_since)
+
+    def hand_back(self) -> int:
+        """Return all to the broker, for whoever comes first; says how many."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for ring in waiting:
+            _leave(ring)
+            ring.reject(requeue=True)
+        return len(waiting)
+
+    def forget(self) -> None:
+        """The connection is lost: these are another worker's or come again, and Celery has
+        forgotten who asked for a child."""
+        self._waiting.clear()
+        self._asked = False
+
+    def _ask(self) -> None:
+        if self._waiting and not self._asked:
+            self._asked = True
+            self._controller.semaphore.acquire(self._begin)
+
+    def _begin(self) -> None:
+        self._asked = False
+        if not self._waiting:
+            self._controller.semaphore.release()
+            return
+        self._begun_at = time.monotonic()
+        ring = self._waiting.popleft()
+        ring.others = self._companions(ring)
+        try:
+            ring.execute_using_pool(self._controller.pool)
+        except TaskRevokedError:
+            self._controller.semaphore.release()
+        self._ask()
+
+    def _companions(self, first: Ring) -> list[Ring]:
+        """Those that share its child: no more than this child's part, and than a group may be."""
+        settings = conf.get()
+        part = math.ceil((len(self._waiting) + 1) / self._controller.concurrency)
+        count, seconds = first.count, first.seconds
+        others: list[Ring] = []
+        while seconds is not None and self._waiting and len(others) + 1 < part:
+            ring = self._waiting[0]
+            if ring.seconds is None:
+                break
+            count, seconds = count + ring.count, seconds + ring.seconds
+            if count > settings.group_limit or seconds > settings.group_seconds:
+                break
+            others.append(self._waiting.popleft())
+            _leave(ring)
+        return others
+
+
+def _leave(ring: Ring) -> None:
+    """Celery counts what is reserved; this is not, any more, by itself."""
+    state.reserved_requests.discard(ring)
+    state.requests.pop(ring.id, None)
+
+
+class Prefetch:
+    """How many messages the broker sends ahead: few, or many while all jobs are short.
+
+    A broker applies another count to new consumers only, so that the old one is cancelled. What it
+    brought and is still being worked on takes up children without counting for the new one, which
+    asks for less until that is done: nothing, perhaps. Main loop only.
+    """
+
+    def __init__(self, held: Held, children: int) -> None:
+        self._held = held
+        self._children = children
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._narrow_until = float("-inf")
+        self.begin()
+
+    def begin(self) -> None:
+        """Consuming has begun anew, with one message per child."""
+        self._count = self._children
+        self._short_in_a_row = 0
+        self._old: set[Any] = set()
+
+    def note(self, ring: Ring) -> bool:
+        """Count a message that has arrived; answers whether to ``adjust`` now."""
+        short = ring.seconds is not None and ring.seconds * WIDE <= conf.get().group_seconds
+        self._short_in_a_row = self._short_in_a_row + 1 if short else 0
+        return not self._is_wide() and self._wants_more()
+
+    def adjust(self, consumer: Consumer) -> bool:
+        """Consume with the count that is right now; answers whether to look again soon."""
+        if self._is_wide() and self._held.stuck_seconds() > conf.get().group_turn_seconds:
+            self._become_narrow(consumer)
+        elif not self._is_wide() and self._wants_more():
+            self._consume(consumer, WIDE * self._children)
+            log.info("all jobs are short: up to %d messages are prefetched", self._count)
+        elif self._old:
+            self._old.intersection_update(state.active_requests)
+            self._consume(consumer, max(0, self._children - len(self._old)))
+        return self._is_wide() or bool(self._old)
+
+    def _is_wide(self) -> bool:
+        return self._count > self._children
+
+    def _wants_more(self) -> bool:
+        enough = self._short_in_a_row >= SHORT_IN_A_ROW * self._children
+        return enough and not self._old and time.monotonic() >= self._narrow_until
+
+    def _become_narrow(self, consumer: Consumer) -> None:
+        now = time.monotonic()
+        soon = now - self._narrow_until < LONGEST_PAUSE_SECONDS
+        self._pause_seconds = (
+            min(LONGEST_PAUSE_SECONDS, 2 * self._pause_seconds) if soon else FIRST_PAUSE_SECONDS
+        )
+        self._narrow_until = now + self._pause_seconds
+        self._short_in_a_row = 0
+        self._old = set(state.active_requests)
+        self._consume(consumer, 0)
+        count = self._held.hand_back()
+        log.info("jobs take longer than they used to: %d messages handed back", count)
+        self._consume(consumer, max(0, self._children - len(self._old)))
+
+    def _consume(self, consumer: Consumer, count: int) -> None:
+        if count == self._count:
+            return
+        self._count = count
+        consumer.cancel()
+        if count:
+            consumer.qos(prefetch_count=count)
+            consumer.consume()

@@ -1,0 +1,351 @@
+"""What a worker's main process does with messages that wait for a child of its pool."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from celery.worker import state
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+
+from interlock.celery import app
+from jobs import doorbells, tasks
+from jobs.gathering import SHORT_IN_A_ROW, WIDE, Held, Prefetch, Ring
+from jobs.values import Doorbell
+
+SHORT = 0.001
+
+
+@pytest.fixture(autouse=True)
+def celery_state() -> Iterator[None]:
+    yield
+    state.reset_state()
+
+
+class Controller:
+    """A worker with a pool of two children, which are busy until told to be free."""
+
+    concurrency = 2
+
+    def __init__(self) -> None:
+        self.semaphore = LaxBoundedSemaphore(self.concurrency)
+        self.begun: list[Ring] = []
+        self.pool = self
+
+    def free(self) -> None:
+        self.semaphore.release()
+
+
+class Told(Ring):
+    """Remembers what the broker was told, and what a child was given."""
+
+    told: list[str]
+
+    def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+        pool.begun.append(self)
+
+
+def ring(seconds: float | None = SHORT, *, args: Any = None, redelivered: bool = False) -> Told:
+    """A message with one job of ``seconds``, or with these arguments."""
+    bell = doorbells.encode([Doorbell(uuid4(), 1)], seconds)
+    body: list[Any] = [[bell] if args is None else args, {}, {}]
+    message = SimpleNamespace(
+        headers=doorbells.headers(str(uuid4())),
+        body=json.dumps(body).encode(),
+        payload=body,
+        content_type="application/json",
+        content_encoding="utf-8",
+        properties={},
+        delivery_info={"redelivered": redelivered},
+    )
+    told: list[str] = []
+    one = Told(
+        message,
+        app=app,
+        task=tasks.ring,
+        on_ack=lambda *_: told.append("ack"),
+        on_reject=lambda *arguments: told.append(f"reject requeue={arguments[-1]}"),
+    )
+    one.told = told
+    state.task_reserved(one)
+    return one
+
+
+def job_of(one: Ring) -> UUID:
+    assert one.argument is not None
+    [[job_id, _]] = one.argument["jobs"]
+    return UUID(job_id)
+
+
+def held(count: int, *more: Told) -> tuple[Controller, Held, list[Told]]:
+    """Messages that wait while both children are busy with other ones."""
+    controller = Controller()
+    waiting = Held(controller)
+    rings = [ring() for _ in range(count)] + list(more)
+    for one in [ring(), ring(), *rings]:
+        waiting.add(one)
+    assert len(controller.begun) == 2
+    controller.begun.clear()
+    return controller, waiting, rings
+
+
+def given(one: Ring) -> list[UUID]:
+    [argument], _, _ = json.loads(one.body)
+    return [UUID(job_id) for job_id, _ in argument["jobs"]]
+
+
+def test_a_message_that_need_not_wait_is_begun_at_once_and_alone() -> None:
+    controller = Controller()
+    waiting = Held(controller)
+    one = ring()
+    waiting.add(one)
+    assert controller.begun == [one]
+    assert json.loads(one.body) == [[one.argument], {}, {}]
+
+
+def test_children_share_what_waits() -> None:
+    controller, _, rings = held(7)
+    controller.free()
+    controller.free()
+    assert [given(one) for one in controller.begun] == [
+        [job_of(one) for one in rings[:4]],
+        [job_of(one) for one in rings[4:6]],
+    ]
+    controller.free()
+    assert given(controller.begun[2]) == [job_of(rings[6])]
+
+
+def test_all_are_acknowledged_when_they_are_done() -> None:
+    controller, _, rings = held(4)
+    controller.free()
+    [leader] = controller.begun
+    assert [one.told for one in rings] == [[], [], [], []]
+    leader.on_success((False, None, 0.1))
+    assert [one.told for one in rings] == [["ack"], ["ack"], [], []]
+
+
+def test_all_go_back_to_the_broker_if_their_child_dies() -> None:
+    controller, _, rings = held(4)
+    controller.free()
+    controller.begun[0].reject(requeue=True)
+    assert [one.told for one in rings[:2]] == [["reject requeue=True"]] * 2
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        pytest.param(lambda: ring(None), id="of an unknown pace"),
+        pytest.param(lambda: ring(redelivered=True), id="redelivered"),
+        pytest.param(lambda: ring(0.3), id="longer than a group"),
+        pytest.param(lambda: ring(args=[]), id="no doorbell"),
+        pytest.param(lambda: ring(args=7), id="arguments that are none"),
+        pytest.param(lambda: ring(args=[{"v": 1, "jobs": 7, "seconds": 0}]), id="malformed"),
+        pytest.param(lambda: ring(args=[{"v": 1, "jobs": [["x", 1]], "seconds": 0}]), id="no id"),
+        pytest.param(lambda: ring(args=[{"v": 2, "jobs": [], "seconds": 0}]), id="of the future"),
+        pytest.param(lambda: ring(float("nan")), id="not a number"),
+        pytest.param(lambda: ring(-1.0), id="negative"),
+    ],
+)
+def test_such_a_message_is_answered_alone(alone: Callable[[], Told]) -> None:
+    one, other = alone(), ring()
+    controller, waiting, _ = held(0, one, other, ring(), ring())
+    controller.free()
+    assert controller.begun == [one]
+    assert one.others == []
+
+    one = alone()
+    controller, waiting, rings = held(1)
+    for late in (one, ring(), ring()):
+        waiting.add(late)
+    controller.free()
+    controller.free()
+    assert controller.begun == [rings[0], one]
+    assert one.others == []
+
+
+def test_no_more_jobs_than_a_group_may_have(jobs_settings: Callable[..., None]) -> None:
+    jobs_settings(group_limit=3)
+    controller, _, rings = held(20)
+    controller.free()
+    assert given(controller.begun[0]) == [job_of(one) for one in rings[:3]]
+
+
+def test_no_more_work_than_a_group_may_have(jobs_settings: Callable[..., None]) -> None:
+    jobs_settings(group_seconds=SHORT * 4.5)
+    controller, _, rings = held(20)
+    controller.free()
+    assert given(controller.begun[0]) == [job_of(one) for one in rings[:4]]
+
+
+def test_those_that_share_a_child_are_not_counted_as_waiting() -> None:
+    controller, _, rings = held(4)
+    controller.free()
+    assert rings[0] in state.reserved_requests
+    assert rings[1] not in state.reserved_requests
+    assert rings[1].id not in state.requests
+
+
+def test_what_a_lost_connection_brought_is_forgotten() -> None:
+    controller, waiting, _ = held(4)
+    controller.semaphore.clear()
+    waiting.forget()
+    one = ring()
+    waiting.add(one)
+    assert controller.begun == [one]
+
+
+def test_a_child_that_is_free_for_nothing_stays_free() -> None:
+    controller, waiting, rings = held(4)
+    assert waiting.hand_back() == 4
+    assert [one.told for one in rings] == [["reject requeue=True"]] * 4
+    controller.free()
+    assert controller.begun == []
+    one = ring()
+    waiting.add(one)
+    assert controller.begun == [one]
+
+
+class Broker:
+    """What a consumer has asked its broker for, in order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | int] = []
+
+    def cancel(self) -> None:
+        self.asked.append("cancel")
+
+    def qos(self, *, prefetch_count: int) -> None:
+        self.asked.append(prefetch_count)
+
+    def consume(self) -> None:
+        self.asked.append("consume")
+
+    def asked_for(self) -> list[str | int]:
+        asked, self.asked = self.asked, []
+        return asked
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Case:
+    """A pool of two, and the prefetch that goes with it."""
+
+    def __init__(self) -> None:
+        self.controller = Controller()
+        self.held = Held(self.controller)
+        self.prefetch = Prefetch(self.held, 2)
+        self.broker = Broker()
+
+    def arrive(self, one: Told) -> bool:
+        self.held.add(one)
+        return self.prefetch.note(one)
+
+    def widen(self) -> None:
+        while not self.arrive(ring()):
+            self.controller.free()
+        assert self.adjust()
+        assert self.broker.asked_for() == ["cancel", 2 * WIDE, "consume"]
+        while self.controller.semaphore.value:
+            self.arrive(ring())
+        for one in self.controller.begun[-2:]:
+            state.active_requests.add(one)
+
+    def adjust(self) -> bool:
+        return self.prefetch.adjust(self.broker)  # type: ignore[arg-type] # what it uses of one
+
+
+def test_many_short_messages_in_a_row_make_it_wide(clock: Clock) -> None:
+    case = Case()
+    answers = [case.arrive(ring()) for _ in range(2 * SHORT_IN_A_ROW)]
+    assert answers == [False] * (2 * SHORT_IN_A_ROW - 1) + [True]
+    assert case.adjust()
+    assert case.broker.asked_for() == ["cancel", 64, "consume"]
+    assert not case.arrive(ring())
+    assert case.adjust()
+    assert case.broker.asked_for() == []
+
+
+@pytest.mark.parametrize("seconds", [None, 0.25 / WIDE * 1.01])
+def test_one_that_is_not_short_begins_the_row_anew(clock: Clock, seconds: float | None) -> None:
+    case = Case()
+    row = 2 * SHORT_IN_A_ROW - 1
+    assert not any(case.arrive(ring()) for _ in range(row))
+    assert not case.arrive(ring(seconds))
+    assert not any(case.arrive(ring()) for _ in range(row))
+    assert case.arrive(ring())
+
+
+def test_when_no_child_comes_free_what_waits_goes_back(clock: Clock) -> None:
+    case = Case()
+    case.widen()
+    waiting = [ring() for _ in range(5)]
+    for one in waiting:
+        case.arrive(one)
+    clock.now += 0.49
+    assert case.adjust()
+    assert case.broker.asked_for() == []
+    clock.now += 0.02
+    assert case.adjust()
+    # Two old ones are being worked on, so that there is no child for another.
+    assert case.broker.asked_for() == ["cancel"]
+    assert [one.told for one in waiting] == [["reject requeue=True"]] * 5
+
+    state.active_requests.discard(case.controller.begun[-1])
+    assert case.adjust()
+    assert case.broker.asked_for() == ["cancel", 1, "consume"]
+    state.active_requests.discard(case.controller.begun[-2])
+    assert not case.adjust()
+    assert case.broker.asked_for() == ["cancel", 2, "consume"]
+
+
+def test_as_long_as_children_come_free_nothing_goes_back(clock: Clock) -> None:
+    case = Case()
+    case.widen()
+    for _ in range(40):
+        case.arrive(ring(None))
+    for _ in range(20):
+        clock.now += 0.4
+        case.controller.free()
+        assert case.adjust()
+    assert case.broker.asked_for() == []
+
+
+def test_after_a_slow_job_it_stays_narrow_for_a_while(clock: Clock) -> None:
+    case = Case()
+    for pause in (10, 20, 40):
+        case.widen()
+        case.arrive(ring())
+        clock.now += 0.6
+        assert case.adjust()
+        state.active_requests.clear()
+        assert not case.adjust()
+        assert case.broker.asked_for() == ["cancel", "cancel", 2, "consume"]
+        assert not any(case.arrive(ring()) for _ in range(50))
+        clock.now += pause - 0.1
+        assert not case.arrive(ring())
+        clock.now += 0.2
+        assert case.arrive(ring())
+
+
+def test_a_new_connection_begins_narrowly(clock: Clock) -> None:
+    case = Case()
+    case.widen()
+    case.held.forget()
+    case.prefetch.begin()
+    assert not case.adjust()
+    assert case.broker.asked_for() == []
+    assert not case.arrive(ring())
