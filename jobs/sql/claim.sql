@@ -3,12 +3,11 @@
 -- only what it may take. Which states and where to: jobs/states.py. The state is compared as an
 -- expression, and not running is told by the lease: with the column, the planner, whose statistics
 -- are older than a backlog, would walk the index of all that waits instead of the ids.
-WITH bells AS (
-    SELECT * FROM unnest(%(ids)s::uuid[], %(versions)s::int[], %(tokens)s::uuid[])
-        AS b(id, version, token)
-), locked AS MATERIALIZED (
-    SELECT j.id
-    FROM jobs_job AS j JOIN bells AS b ON b.id = j.id AND b.version = j.version
+WITH locked AS MATERIALIZED (
+    SELECT j.id, b.version, b.token
+    FROM jobs_job AS j
+    JOIN unnest(%(ids)s::uuid[], %(versions)s::int[], %(tokens)s::uuid[]) AS b(id, version, token)
+        ON b.id = j.id AND b.version = j.version
     WHERE j.id = ANY(%(ids)s::uuid[])
         AND j.lease_token IS NULL
         AND j.due_at <= statement_timestamp()
@@ -21,7 +20,7 @@ UPDATE jobs_job AS j SET
     version = j.version + 1,
     signed_version = j.version + 1,
     attempt = j.attempt + 1,
-    lease_token = b.token,
+    lease_token = locked.token,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s),
     worker = %(actor_id)s,
     progress = 0,
@@ -32,7 +31,6 @@ UPDATE jobs_job AS j SET
     reason = '',
     started_at = clock_timestamp(),
     finished_at = NULL
-FROM locked JOIN bells AS b ON b.id = locked.id
-WHERE j.id = ANY(%(ids)s::uuid[]) AND j.id = locked.id
-    AND j.version = b.version AND concat(j.state) = ANY(%(sources)s::text[])
+FROM locked
+WHERE j.id = locked.id AND j.version = locked.version AND concat(j.state) = ANY(%(sources)s::text[])
 RETURNING {view}, j.payload::text, j.lease_token
