@@ -149,7 +149,8 @@ def announces_after_the_commit() -> None:
 def fills_without_a_lease() -> None:
     from jobs import querysets, status, status_reader
 
-    _replace(status, "_FILL", "redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) return 1")
+    write = "redis.call('SET', KEYS[i], ARGV[i * 5 - 1], 'PX', ARGV[i * 5])"
+    _replace(status, "_FILL", f"for i = 1, #KEYS do {write} end return 1")
     read_views = querysets.read_views
     place = os.environ.get(SLOW_VARIABLE)
 

@@ -237,6 +237,37 @@ def test_a_value_of_another_type_is_a_miss(redis_cache: redis.Redis) -> None:
     assert shown(view.job_id) is None
 
 
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_one_broken_key_keeps_no_news_from_the_others(
+    redis_cache: redis.Redis, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    views = [filled(a_view()) for _ in range(5)]
+    name = f"{conf.get().cache_prefix}:s:{views[place].job_id}"
+    redis_cache.delete(name)
+    redis_cache.rpush(name, b"not a string")
+    status.update([replace(view, version=2) for view in views])
+    assert "WRONGTYPE" in caplog.text
+    cache.breaker.reset()
+    others = [view.job_id for view in views if view is not views[place]]
+    assert [shown(job_id) for job_id in others] == [(2, 0)] * 4
+
+
+def test_many_are_written_in_portions_each_under_its_own_key(
+    redis_cache: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "_AT_ONCE", 3)
+    views = [a_view(version=number) for number in range(1, 9)]
+    status.reserve([view.job_id for view in views], "t0")
+    status.fill(views, "t0")
+    assert [shown(view.job_id) for view in views] == [view.rank for view in views]
+    status.update(
+        [replace(view, version=view.version + number % 2) for number, view in enumerate(views)]
+    )
+    assert [shown(view.job_id) for view in views] == [
+        (view.version + number % 2, 0) for number, view in enumerate(views)
+    ]
+
+
 def test_the_copy_of_another_job_is_never_shown(redis_cache: redis.Redis) -> None:
     mine, theirs = filled(replace(a_view(), owner_id=1)), a_view()
     value = redis_cache.get(key(redis_cache))
