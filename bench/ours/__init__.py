@@ -1,0 +1,1 @@
+"""The platform under measurement: its documented processes, driven by the peers' scenario."""

@@ -1,0 +1,1 @@
+"""Those whom a user would pick instead, each with its best documented configuration."""
