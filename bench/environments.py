@@ -44,6 +44,7 @@ def peers_interpreter() -> str:
     )
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise EnvironmentMissing(f"pip could not install {_LOCK.name}: {' '.join(said)[-600:]}")
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise EnvironmentMissing(f"pip could not install {_LOCK.name}: {reason[:500]}")
     stamp.write_text(wanted)
     return str(python)

@@ -90,10 +90,9 @@ def _wrk(
     call: Call, seconds: float, directory: Path, connections: int
 ) -> tuple[float, int, float, float]:
     headers = "\n".join(
-        f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}"
-        for name, value in call.headers.items()
+        f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in call.headers.items()
     )
-    body = f"wrk.body = {json.dumps(call.body)}" if call.body else ""
+    body = f"wrk.body = {_lua(call.body)}" if call.body else ""
     script = directory / "load.lua"
     script.write_text(_LUA % (call.method, headers, body))
     length = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
@@ -105,6 +104,11 @@ def _wrk(
         raise RuntimeError(f"wrk said no figures: {done.stdout[-500:]}")
     requests, errors, microseconds = (int(found[number]) for number in (1, 2, 3))
     return requests * 1e6 / microseconds, errors, float(found[4]), float(found[5])
+
+
+def _lua(text: str) -> str:
+    """A string of Lua, which is one of JSON but for escapes beyond ASCII."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _own(
