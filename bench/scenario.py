@@ -42,7 +42,7 @@ class Scenario:
     def run(self) -> Figures:
         """All phases. The peer has been prepared and started."""
         figures: Figures = {}
-        self._warm_up()
+        self.warm_up()
         figures |= self._memory("before")
         figures |= self._backlog("", self.plan.jobs, self.peer.submit_each)
         figures |= self._steady("", self.plan.jobs, self.peer.submit_each)
@@ -57,9 +57,6 @@ class Scenario:
         """A bulk backlog alone, for rows about something else than speed."""
         return self._backlog("bulk_", count, self.submit_sets)
 
-    def warm_up(self) -> None:
-        self._warm_up()
-
     def submit_sets(self, numbers: Sequence[int]) -> list[Any]:
         """In sets of 1,000 through the peer's call for many."""
         handles: list[Any] = []
@@ -69,7 +66,8 @@ class Scenario:
 
     # -- phases ---------------------------------------------------------------------------------
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
+        """Raises TimeoutError, or RuntimeError with last words, for workers that do not come."""
         first = self.marks.take(1)
         handles = self.peer.submit_each(first)
         deadline = time.monotonic() + _START_SECONDS
