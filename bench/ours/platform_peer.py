@@ -101,7 +101,7 @@ class Interlock(Peer):
 class InterlockSingle(Interlock):
     """The same with one job in each message, and each outcome recorded alone."""
 
-    jobs = {"group_limit": 1}
+    jobs = {"message_limit": 1}
 
 
 def _spans(handles: Sequence[UUID], expression: str) -> list[float]:
