@@ -23,8 +23,10 @@ log = logging.getLogger("jobs.relay")
 
 #: How long a queue that refuses is left alone.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
-#: Messages that rows of one handler are spread over at least, so that all workers get some.
+#: Messages that rows of one handler are spread over at least, so that all workers get some; but for
+#: less work than this a message of its own costs its worker more than waiting costs the job.
 LEAST_MESSAGES = 4
+LEAST_SECONDS = 0.005
 
 
 class Pauses:
@@ -147,10 +149,10 @@ def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
 def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message]:
     """The messages that carry these rows, in their order; ``seconds`` is each handler's mean run.
 
-    A few rows travel one by one: latency first. Of many, those of one handler share messages of
-    at most ``group_seconds`` of work each, and always several of them, for several workers. A job
-    of an unknown pace travels alone, and so does one that has run before: what it did to its worker
-    then, it shall not do to neighbours.
+    Those of one handler share messages of at most ``group_seconds`` of work each, and always
+    several of them, for several workers, except for what is done in a moment. A job of an unknown
+    pace travels alone, and so does one that has run before: what it did to its worker then, it
+    shall not do to neighbours.
     """
     limit, work = conf.get().message_limit, conf.get().group_seconds
     together: dict[tuple[str, str], list[Taken]] = {}
@@ -163,7 +165,8 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
     for (queue, handler), group in together.items():
         each = seconds[handler]
         fitting = work / max(each, work / limit)
-        size = max(1, min(int(fitting), len(group) // LEAST_MESSAGES))
+        moment = LEAST_SECONDS / max(each, LEAST_SECONDS / limit)
+        size = max(1, min(int(fitting), max(int(moment), len(group) // LEAST_MESSAGES)))
         for start in range(0, len(group), size):
             members = tuple(group[start : start + size])
             messages.append(Message(queue, members, seconds=each * len(members)))

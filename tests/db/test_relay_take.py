@@ -131,12 +131,17 @@ def sizes(seconds: Mapping[str, float]) -> list[int]:
 
 def test_a_few_jobs_travel_one_by_one() -> None:
     submit(7)
-    assert sizes({HANDLER: 0.0001}) == [1] * 7
+    assert sizes({HANDLER: 0.004}) == [1] * 7
+
+
+def test_what_is_done_in_a_moment_shares_a_message() -> None:
+    submit(7)
+    assert sizes({HANDLER: 0.001}) == [5, 2]
 
 
 def test_many_quick_jobs_share_messages_that_all_workers_get_some_of() -> None:
     submit(100)
-    assert sizes({HANDLER: 0.0001}) == [25] * 4
+    assert sizes({HANDLER: 0.001}) == [25] * 4
 
 
 def test_a_message_is_no_longer_than_the_limits(jobs_settings: Callable[..., None]) -> None:
@@ -153,7 +158,7 @@ def test_a_message_holds_a_fraction_of_a_second_of_work(seconds: float, size: in
 
 def test_jobs_of_an_unknown_pace_travel_alone() -> None:
     submit(40)
-    assert sizes({"another": 0.0001}) == [1] * 40
+    assert sizes({"another": 0.001}) == [1] * 40
 
 
 def test_a_job_that_has_run_before_travels_alone() -> None:
@@ -169,7 +174,7 @@ def test_queues_and_handlers_do_not_mix(jobs_settings: Callable[..., None]) -> N
     jobs_settings(queues=("default", "other"))
     submit(8)
     submit(8, queue="other")
-    assert sizes({HANDLER: 0.0001}) == [2] * 8
+    assert sizes({HANDLER: 0.003}) == [2] * 8
 
 
 def test_the_most_urgent_comes_first() -> None:
