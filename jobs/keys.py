@@ -10,14 +10,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from jobs import cache, conf, seal
 from jobs.models import ApiKey, Scope
+
+#: No copy of ours is longer.
+_LONGEST_COPY = 1000
+#: Copies that a process remembers to have read, about a kilobyte each.
+_COPIES_READ = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ def revoke(key_ids: Iterable[UUID]) -> int:
 
 def forget(digests: Iterable[str]) -> None:
     """Drop cached copies."""
-    names = [_name(digest) for digest in digests]
+    names = [name_of(digest) for digest in digests]
     if names:
         cache.ask(lambda r: r.delete(*names))
 
@@ -70,13 +77,25 @@ def look_up(secret: str) -> Principal | None:
     if not secret.startswith(ApiKey.PREFIX) or len(secret) > 200:
         return None
     digest = ApiKey.digest_of(secret)
-    cached = cache.ask(lambda r: r.get(_name(digest)))
-    if cached is not None and (principal := _parsed(cached, digest)) is not None:
+    found = cache.fetch([name_of(digest)])
+    if found is not None and (principal := principal_in(found[0], digest)) is not None:
         return principal
     principal = _from_database(digest)
     if principal is not None:
         _keep(digest, principal)
     return principal
+
+
+def name_of(digest: str) -> str:
+    """Where Redis has the copy of the key with this digest."""
+    return f"{conf.get().cache_prefix}:k:{digest}"
+
+
+def principal_in(value: Any, digest: str) -> Principal | None:
+    """The principal in what Redis has of this key; None for nothing, and for what is not ours."""
+    if not isinstance(value, bytes) or len(value) > _LONGEST_COPY:
+        return None
+    return _parsed(settings.SECRET_KEY, digest, value)
 
 
 def _from_database(digest: str) -> Principal | None:
@@ -100,11 +119,16 @@ def _keep(digest: str, principal: Principal) -> None:
     content = json.dumps([digest, *who]).encode()
     value = seal.of(content) + content
     life = round(conf.get().api_key_ttl_seconds * 1000)
-    cache.ask(lambda r: r.set(_name(digest), value, px=life))
+    cache.ask(lambda r: r.set(name_of(digest), value, px=life))
 
 
-def _parsed(value: Any, digest: str) -> Principal | None:
-    """A copy says whose it is: under the name of another key it is nobody's."""
+@lru_cache(maxsize=_COPIES_READ)
+def _parsed(_secret: str, digest: str, value: bytes) -> Principal | None:
+    """A copy says whose it is: under the name of another key it is nobody's.
+
+    Remembered, since it depends on nothing but the arguments, the secret of the seal among them:
+    what counts is still what Redis says at this moment.
+    """
     try:
         mark, content = value[: seal.LENGTH], value[seal.LENGTH :]
         if not seal.is_good(mark, content):
@@ -117,7 +141,3 @@ def _parsed(value: Any, digest: str) -> Principal | None:
         )
     except (ValueError, TypeError, AttributeError):
         return None
-
-
-def _name(digest: str) -> str:
-    return f"{conf.get().cache_prefix}:k:{digest}"

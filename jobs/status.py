@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -156,13 +156,35 @@ def read(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     """The copies that Redis has, in one round trip; missing or broken ones are left out."""
     if not job_ids:
         return {}
-    values = cache.ask(lambda r: r.mget([_key(job_id) for job_id in job_ids]))
+    written = [str(job_id) for job_id in job_ids]
+    values = cache.fetch(list(map(name_of, written)))
     if values is None:
         return {}
-    found = (
-        (job_id, _parsed(job_id, value)) for job_id, value in zip(job_ids, values, strict=True)
-    )
+    found = zip(job_ids, map(copy_in, values, written), strict=True)
     return {job_id: copy for job_id, copy in found if copy is not None}
+
+
+def name_of(job_id: UUID | str) -> str:
+    """Where Redis has the copy of this job."""
+    return f"{conf.get().cache_prefix}:s:{job_id}"
+
+
+def copy_in(value: Any, job_id: str) -> Copy | None:
+    """The copy in what Redis has of this job, whose id is given as ``str`` writes it.
+
+    None for nothing, for a lease, and for what is not ours or another job's.
+    """
+    if not isinstance(value, bytes) or value.startswith(b"lease:"):
+        return None
+    try:
+        rank, owner, name, mark, body = value.split(b":", 4)
+        version, seq = rank.split(b".")
+        head = value[: len(rank) + len(owner) + len(name) + 3]
+        if name != job_id.encode() or not seal.is_good(mark, head + body):
+            return None
+        return Copy(int(version), int(seq), int(owner) if owner else None, body)
+    except ValueError:
+        return None
 
 
 def reserve(job_ids: Iterable[UUID], token: str) -> None:
@@ -172,7 +194,7 @@ def reserve(job_ids: Iterable[UUID], token: str) -> None:
     def question(r: redis.Redis) -> None:
         with r.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.set(_key(job_id), f"lease:{token}", nx=True, px=life)
+                pipe.set(name_of(job_id), f"lease:{token}", nx=True, px=life)
             pipe.execute()
 
     cache.ask(question)
@@ -187,7 +209,7 @@ def fill(views: Iterable[StatusView], token: str, *, wake: bool = False) -> None
         _FILL,
         [
             (
-                (_key(view.job_id),),
+                (name_of(view.job_id),),
                 (token, view.version, view.progress_seq, _value(view), _life(view)),
             )
             for view in views
@@ -202,7 +224,7 @@ def update(views: Iterable[StatusView], *, wake: bool = False) -> None:
         _UPDATE,
         [
             (
-                (_key(view.job_id), _channel(view.job_id)),
+                (name_of(view.job_id), _channel(view.job_id)),
                 (*view.rank, _value(view), _life(view), int(view.is_immutable)),
             )
             for view in views
@@ -277,10 +299,6 @@ class Watch:
         return self._pubsub is not None and not cache.breaker.is_open()
 
 
-def _key(job_id: UUID) -> str:
-    return f"{conf.get().cache_prefix}:s:{job_id}"
-
-
 def _channel(job_id: UUID) -> str:
     return f"{conf.get().cache_prefix}:c:{job_id}"
 
@@ -290,20 +308,6 @@ def _value(view: StatusView) -> bytes:
     owner = "" if copy.owner_id is None else str(copy.owner_id)
     head = f"{copy.version}.{copy.progress_seq}:{owner}:{view.job_id}:".encode()
     return head + seal.of(head + copy.body) + b":" + copy.body
-
-
-def _parsed(job_id: UUID, value: Any) -> Copy | None:
-    if not isinstance(value, bytes) or value.startswith(b"lease:"):
-        return None
-    try:
-        rank, owner, name, mark, body = value.split(b":", 4)
-        version, seq = rank.split(b".")
-        head = value[: len(rank) + len(owner) + len(name) + 3]
-        if name.decode() != str(job_id) or not seal.is_good(mark, head + body):
-            return None
-        return Copy(int(version), int(seq), int(owner) if owner else None, body)
-    except ValueError:
-        return None
 
 
 def _life(view: StatusView) -> int:
@@ -317,8 +321,3 @@ def _life(view: StatusView) -> int:
 
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
-
-
-def bodies(copies: Mapping[UUID, Copy], order: Sequence[UUID]) -> bytes:
-    """A JSON array of the copies' bodies, in ``order``, without parsing any of them."""
-    return b"[" + b",".join(copies[i].body for i in order if i in copies) + b"]"

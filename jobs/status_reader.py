@@ -43,11 +43,10 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
     """
     at_least = max(at_least, _floors.of(job_id))
     copy = status.read([job_id]).get(job_id)
-    if copy is not None and copy.rank < at_least:
-        return _from_row(job_id, behind=True)
-    if copy is not None and _is_trusted(job_id, copy):
+    if copy is not None and is_believed(job_id, copy, at_least):
         return copy
-    copy = _flights.board(job_id)
+    if copy is None or copy.rank >= at_least:
+        copy = _flights.board(job_id)
     if copy is not None and copy.rank < at_least:
         return _from_row(job_id, behind=True)
     return copy
@@ -56,15 +55,22 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
 def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
     """What is known of these jobs: one Redis round trip for the copies, one query for the rest."""
     copies = status.read(job_ids)
-    behind = [
-        job_id
-        for job_id, copy in copies.items()
-        if copy.rank < _floors.of(job_id) or not _is_trusted(job_id, copy)
-    ]
+    behind = [job_id for job_id, copy in copies.items() if not is_believed(job_id, copy)]
     missing = [job_id for job_id in job_ids if job_id not in copies]
     if missing or behind:
         copies |= _from_rows([*missing, *behind], behind=behind)
     return copies
+
+
+def is_believed(job_id: UUID, copy: Copy, at_least: Rank = NOTHING_SEEN) -> bool:
+    """Whether a copy may be shown as it is: to nobody was more shown, for all that is known here.
+
+    Not a copy below ``at_least``, which the reader has seen, and not one below what this process
+    has shown from the row; after an outage of Redis only what was compared with its row since.
+    """
+    if copy.rank < at_least or copy.rank < _floors.of(job_id):
+        return False
+    return _is_trusted(job_id, copy)
 
 
 def _is_trusted(job_id: UUID, copy: Copy) -> bool:
@@ -144,8 +150,10 @@ class _Floors:
         self._ranks: OrderedDict[UUID, tuple[Rank, float]] = OrderedDict()
 
     def of(self, job_id: UUID) -> Rank:
-        settings = conf.get()
         rank, read_at = self._ranks.get(job_id, _NEVER_READ)
+        if rank == NOTHING_SEEN:
+            return rank
+        settings = conf.get()
         until = read_at + settings.status_ttl_seconds + settings.status_fill_seconds
         return rank if time.monotonic() < until else NOTHING_SEEN
 

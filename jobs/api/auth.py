@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,13 +61,18 @@ class BrowserAuthentication(SessionAuthentication):
     """The session of a logged-in browser; unsafe methods need the CSRF token."""
 
 
+def secret_of(meta: Mapping[str, Any]) -> str:
+    """What the ``Authorization`` header presents as an API key; empty for anything else."""
+    match = _BEARER.fullmatch(meta.get("HTTP_AUTHORIZATION", ""))
+    return "" if match is None else match[1]
+
+
 def principal_of(request: Request | HttpRequest) -> Principal | None:
     """The holder of the key in the ``Authorization`` header, if it is a valid one.
 
     Raises TooManyFailures, without a query, once too many others were not.
     """
-    match = _BEARER.fullmatch(request.META.get("HTTP_AUTHORIZATION", ""))
-    secret = "" if match is None else match[1]
+    secret = secret_of(request.META)
     guesses = throttle.Guesses(throttle.address_of(request.META), secret)
     if seconds := guesses.seconds_refused():
         raise TooManyFailures(wait=seconds)

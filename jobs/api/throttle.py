@@ -99,7 +99,7 @@ class Guesses:
 
     def seconds_refused(self) -> float:
         """How long still to refuse without looking; 0: look. Asks nobody else."""
-        if self._limit is None or _known.get(self._digest):
+        if self._limit is None or is_known(self._digest):
             return 0.0
         windows = [_present(name) for name in self._names]
         ends = [one.until for one in windows if one and one.failures >= self._limit]
@@ -108,7 +108,7 @@ class Guesses:
     def count(self, *, failed: bool) -> None:
         """Note what the looking found."""
         if not failed:
-            if not _known.get(self._digest):
+            if not is_known(self._digest):
                 _known.put(self._digest, self._digest)
         elif self._limit is not None:
             self._count_failure()
@@ -127,6 +127,11 @@ class Guesses:
                 pipe.eval(_ADD, 1, f"{conf.get().cache_prefix}:f:{name}", milliseconds)
             now = time.monotonic()
             return [_Window(count, now + max(left, 0) / 1000) for count, left in pipe.execute()]
+
+
+def is_known(digest: str) -> bool:
+    """Whether the key with this digest was valid here before: it is refused to nobody."""
+    return _known.get(digest) is not None
 
 
 def _present(name: str) -> _Window | None:

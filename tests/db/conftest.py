@@ -1,10 +1,21 @@
-"""Callers of this ring: a client of the API, and browsers of people who are in the admin."""
+"""Callers of this ring: a client of the API, and browsers of people who are in the admin.
+
+And a Redis that a test may freeze.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import redis
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
@@ -42,3 +53,55 @@ def client_for(user_factory: Callable[..., User]) -> ClientFor:
 @pytest.fixture
 def root(client_for: ClientFor) -> Client:
     return client_for("all")
+
+
+@dataclass
+class PrivateRedis:
+    """A redis-server of this test's own, which it may freeze."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def private_redis(socket_path: Path) -> Iterator[PrivateRedis]:
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    socket = socket_path / "redis.sock"
+    process = subprocess.Popen(
+        [
+            program,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--save",
+            "",
+            "--dir",
+            str(socket_path),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"unix://{socket}?db=0"
+    client = redis.Redis.from_url(url)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.RedisError:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+    client.close()
+    yield PrivateRedis(process, url)
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,6 +21,7 @@ from jobs.models import Job
 from jobs.states import JobEvent, JobState
 from jobs.status import Copy
 from jobs.values import Progress, StatusView
+from tests.db.conftest import PrivateRedis
 from tests.verbs import USER, a_view, claim, finish, statements, submit
 
 Rank = tuple[int, int]
@@ -513,58 +509,6 @@ def test_the_breaker_closes_again(
     while cache.breaker.is_open():
         assert time.monotonic() < deadline
     assert cache.ask(lambda client: client.ping()) is True
-
-
-@dataclass
-class PrivateRedis:
-    """A redis-server of this test's own, which it may freeze."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-
-    def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def private_redis(socket_path: Path) -> Iterator[PrivateRedis]:
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        pytest.skip("no redis-server on PATH")
-    socket = socket_path / "redis.sock"
-    process = subprocess.Popen(
-        [
-            program,
-            "--port",
-            "0",
-            "--unixsocket",
-            str(socket),
-            "--save",
-            "",
-            "--dir",
-            str(socket_path),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    url = f"unix://{socket}?db=0"
-    client = redis.Redis.from_url(url)
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.RedisError:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-    client.close()
-    yield PrivateRedis(process, url)
-    process.send_signal(signal.SIGCONT)
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework.request import Request
 
-from jobs import conf, status, status_reader
+from jobs import conf, status_reader
 from jobs.api import examples, inputs
 from jobs.api.problems import NoSuchJob
 from jobs.api.schema import NOT_NEGATIVE, example, id_parameter, operation, text_parameter
@@ -60,7 +60,7 @@ class StatusView(ApiView):
             inputs.query(inputs.StatusQuery, request.query_params).wait,
             conf.get().wait_limit_seconds,
         )
-        seen = _Seen(request.headers.get("If-None-Match", ""))
+        seen = Seen(request.headers.get("If-None-Match", ""))
         copy = _own(status_reader.one(wanted, at_least=seen.rank), request)
         if seconds > 0 and seen.rank in (NOTHING_SEEN, copy.rank):
             copy = _own(status_reader.wait(wanted, copy.rank, seconds), request)
@@ -90,17 +90,21 @@ class StatusesView(ApiView):
         job_ids = _wanted_ids(request.data)
         owner_id = owner_of(request)
         known = status_reader.many(job_ids)
-        copies = {job_id: copy for job_id, copy in known.items() if copy.owner_id == owner_id}
-        missing = [str(job_id) for job_id in job_ids if job_id not in copies]
-        body = b'{"statuses":%b,"missing":%b}' % (
-            status.bodies(copies, job_ids),
-            json.dumps(missing).encode(),
-        )
+        bodies: list[bytes] = []
+        missing: list[str] = []
+        for job_id in job_ids:
+            copy = known.get(job_id)
+            if copy is None or copy.owner_id != owner_id:
+                missing.append(str(job_id))
+            else:
+                bodies.append(copy.body)
+        parts = (b",".join(bodies), json.dumps(missing).encode())
+        body = b'{"statuses":[%b],"missing":%b}' % parts
         headers = {"Cache-Control": _CACHING}
         return HttpResponse(body, content_type="application/json", headers=headers)
 
 
-class _Seen:
+class Seen:
     """What the client says it has: tags of an ``If-None-Match`` header, weak or strong."""
 
     def __init__(self, header: str) -> None:

@@ -1,0 +1,104 @@
+"""The connection that each thread keeps to Redis: replaced in time, and never one answer behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from jobs import cache
+from tests.db.conftest import PrivateRedis
+
+
+@pytest.fixture
+def stored(redis_cache: redis.Redis) -> redis.Redis:
+    """Redis, with 1 under a and 2 under b."""
+    redis_cache.mset({"a": "1", "b": "2"})
+    return redis_cache
+
+
+def test_values_come_in_order_with_gaps(stored: redis.Redis) -> None:
+    stored.rpush("list", "x")
+    assert cache.fetch(["b", "c", "a", "list", "b"]) == [b"2", None, b"1", None, b"2"]
+
+
+@pytest.mark.usefixtures("stored")
+def test_each_thread_has_its_own_connection() -> None:
+    found: list[Any] = []
+    connections: list[Any] = []
+
+    def look() -> None:
+        for _ in range(2):
+            found.append(cache.fetch(["a"]))
+            connections.append(cache._line._connection)
+
+    look()
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [[b"1"]] * 4
+    mine, mine_again, other, other_again = connections
+    assert mine is mine_again is not other
+    assert other is other_again
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced(stored: redis.Redis) -> None:
+    assert cache.fetch(["a"]) == [b"1"]
+    stored.client_kill_filter(_type="normal", skipme=True)
+    assert cache.fetch(["a"]) == [b"1"]
+    assert cache.breaker.failed_at == float("-inf")
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_connection_from_before_a_failure_is_not_used_again() -> None:
+    """What made Redis fail for one thread may have cut off the others as well."""
+    assert cache.fetch(["a"]) == [b"1"]
+    first = cache._line._connection
+    cache.breaker.trip(0.0)
+    assert cache.fetch(["a"]) == [b"1"]
+    assert not first.is_connected
+
+
+def test_another_server_has_another_connection(
+    stored: redis.Redis, private_redis: PrivateRedis, jobs_settings: Callable[..., None]
+) -> None:
+    assert cache.fetch(["a"]) == [b"1"]
+    jobs_settings(cache_url=private_redis.url)
+    assert cache.fetch(["a"]) == [None]
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next(
+    private_redis: PrivateRedis, jobs_settings: Callable[..., None]
+) -> None:
+    jobs_settings(cache_url=private_redis.url, cache_timeout_seconds=0.2, cache_retry_seconds=0.01)
+    cache.client().mset({"a": "1", "b": "2"})
+    assert cache.fetch(["a"]) == [b"1"]
+    private_redis.freeze()
+    assert cache.fetch(["a"]) is None
+    private_redis.thaw()
+    deadline = time.monotonic() + 10
+    while (found := cache.fetch(["b"])) is None:
+        assert time.monotonic() < deadline
+    assert found == [b"2"]
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_question_that_was_broken_off_leaves_no_answer_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stop(BaseException):
+        """As a signal handler raises it between question and answer."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Stop
+
+    assert cache.fetch(["a"]) == [b"1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.connection.Connection, "read_response", stopped)
+        with pytest.raises(Stop):
+            cache.fetch(["a"])
+    assert cache.fetch(["b"]) == [b"2"]
