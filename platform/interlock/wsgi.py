@@ -13,8 +13,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "interlock.settings")
 django.setup(set_prefix=False)
 
 from interlock.handler import Utf8Handler  # noqa: E402 - needs the settings
+from jobs.api.lane import Lane  # noqa: E402 - same
 
-application = Utf8Handler()
+application = Lane(Utf8Handler())
 # This process answers people, who do not wait for ever.
 sentinel.install()
 cache.watch()
