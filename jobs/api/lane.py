@@ -181,7 +181,8 @@ def _shown(job_id: str, copy: Copy, tags: str | None) -> _Hit | None:
 def _decisive() -> tuple[str, ...]:
     """What of a request's environment the middleware that is understood looks at."""
     names = ["REQUEST_METHOD", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SCRIPT_NAME"]
-    names.append("CONTENT_TYPE")  # Django reads it before any middleware, and fails for some
+    # Django takes it apart before any middleware, and fails for some.
+    names.append("CONTENT_TYPE")
     if settings.SECURE_PROXY_SSL_HEADER:
         names.append(settings.SECURE_PROXY_SSL_HEADER[0])
     if settings.USE_X_FORWARDED_HOST:

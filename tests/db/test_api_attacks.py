@@ -5,7 +5,6 @@ Whatever comes in: an answer with a 4xx status and a problem, no 5xx, and nothin
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import random
@@ -25,6 +24,7 @@ from jobs.models import Job
 from tests.api import BASE, Api, body_of, problem
 from tests.conftest import JobFactory, UserFactory
 from tests.verbs import HANDLER
+from tests.wsgi import ask
 
 pytestmark = pytest.mark.django_db
 
@@ -138,21 +138,13 @@ def test_a_codec_that_is_no_charset_is_not_used(api: Api, charset: str) -> None:
 def _through_wsgi(
     method: str, path: str, body: bytes, api: Api, kind: str = "application/json"
 ) -> str:
-    said: list[str] = []
-    environ = {
-        "REQUEST_METHOD": method, "PATH_INFO": BASE + path, "CONTENT_TYPE": kind,
-        "QUERY_STRING": "tenant=%41%ff" if method == "GET" else "",
-        "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body),
-        "SERVER_NAME": "localhost", "SERVER_PORT": "80", "wsgi.url_scheme": "http",
-        "HTTP_AUTHORIZATION": api._headers["Authorization"],
-    }  # fmt: skip
-
-    def start_response(status: str, *_: object) -> Callable[[bytes], object]:
-        said.append(status)
-        return said.append  # type: ignore[return-value] # never called
-
-    Utf8Handler()(environ, start_response).close()
-    return said[0]
+    answer = ask(
+        Utf8Handler(), BASE + path, body,
+        REQUEST_METHOD=method, CONTENT_TYPE=kind, CONTENT_LENGTH=str(len(body)),
+        QUERY_STRING="tenant=%41%ff" if method == "GET" else "",
+        HTTP_AUTHORIZATION=api._headers["Authorization"],
+    )  # fmt: skip
+    return answer.line
 
 
 @pytest.mark.parametrize("seed", range(40))

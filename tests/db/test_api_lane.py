@@ -551,6 +551,15 @@ def test_a_user_agent_that_django_refuses_is_refused(world: World, settings: Set
     assert code_of(world.by_django(HTTP_USER_AGENT="rude")) == 403
 
 
+def test_what_django_cannot_read_is_not_answered(world: World) -> None:
+    """A parameter in an encoding that is none: Django fails before it has made a request of it."""
+    world.by_lane(CONTENT_TYPE="text/plain")
+    environ = world.environ({"CONTENT_TYPE": "text/plain; name*=nothing''value"})
+    for application in (world.django, world.lane):
+        with pytest.raises(ValueError, match="Invalid encoding"):
+            ask(application, world.path(), **environ)
+
+
 def test_a_prefix_where_nothing_is_mounted_is_djangos(
     world: World, jobs_settings: Callable[..., None]
 ) -> None:
