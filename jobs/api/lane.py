@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -90,7 +91,8 @@ class Lane:
         if template is None:
             return self._application(environ, self._templates.learning(front, start_response))
         start_response(template.line, template.filled(hit))
-        return [hit.body]
+        # granian drops the Content-Length of an empty list, but not that of a stream like Django's.
+        return [hit.body] if hit.body else BytesIO()
 
     def _asked_for(self, environ: WSGIEnvironment) -> str | None:
         """The id of the job whose status is asked for, if the request is a plain one."""
