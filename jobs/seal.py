@@ -12,6 +12,7 @@ from functools import cache
 from hashlib import blake2b
 
 from django.conf import settings
+from django.core.signals import setting_changed
 
 #: Hexadecimal digits of a seal: 128 bits.
 LENGTH = 32
@@ -19,7 +20,7 @@ LENGTH = 32
 
 def of(content: bytes) -> bytes:
     """The seal of ``content``: ``LENGTH`` ASCII characters."""
-    mark = _keyed(settings.SECRET_KEY).copy()
+    mark = _keyed().copy()
     mark.update(content)
     return mark.hexdigest().encode()
 
@@ -30,7 +31,16 @@ def is_good(seal: bytes, content: bytes) -> bool:
 
 
 @cache
-def _keyed(secret: str) -> blake2b:
+def _keyed() -> blake2b:
     """The hash with nothing but its key in it: copying it is cheaper than keying another."""
-    key = blake2b(secret.encode(), digest_size=32, person=b"jobs.seal").digest()
+    secret = settings.SECRET_KEY.encode()
+    key = blake2b(secret, digest_size=32, person=b"jobs.seal").digest()
     return blake2b(digest_size=LENGTH // 2, key=key)
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "SECRET_KEY":
+        _keyed.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="jobs.seal")

@@ -24,9 +24,8 @@ import json
 import random
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import redis
@@ -103,8 +102,7 @@ end
 _AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """One cached status: enough to check the owner and answer without looking at the body."""
 
     version: int

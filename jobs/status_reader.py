@@ -68,9 +68,8 @@ def is_believed(job_id: UUID, copy: Copy, at_least: Rank = NOTHING_SEEN) -> bool
     Not a copy below ``at_least``, which the reader has seen, and not one below what this process
     has shown from the row; after an outage of Redis only what was compared with its row since.
     """
-    if copy.rank < at_least or copy.rank < _floors.of(job_id):
-        return False
-    return _is_trusted(job_id, copy)
+    rank = copy.rank
+    return rank >= at_least and rank >= _floors.of(job_id) and _is_trusted(job_id, copy)
 
 
 def _is_trusted(job_id: UUID, copy: Copy) -> bool:
