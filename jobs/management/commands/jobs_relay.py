@@ -14,7 +14,6 @@ from jobs.management.loop import Loop
 from jobs.relay import Relay
 from jobs.wake import WakeUp
 
-
 #: Rounds that publish begin at least this far apart, so that what comes meanwhile shares the next
 #: one: statements, message and all. The first after a pause begins at once.
 ROUND_SECONDS = 0.01
