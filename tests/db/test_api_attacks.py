@@ -135,6 +135,21 @@ def test_a_codec_that_is_no_charset_is_not_used(api: Api, charset: str) -> None:
     assert _through_wsgi("POST", "jobs/", json.dumps(ONE).encode(), api) == "201 Created"
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "parameter", ["x*=nocodec''y", "x*=''%ff", "x*=a\0b''y", "charset*=hex''y"]
+)
+def test_a_parameter_that_nobody_can_read_is_left_out(api: Api, parameter: str) -> None:
+    body = json.dumps(ONE).encode()
+    assert _through_wsgi("GET", "jobs/", b"", api, f"text/plain; {parameter}") == "200 OK"
+    answer = _through_wsgi("POST", "jobs/", body, api, f"text/plain; {parameter}")
+    assert answer == "415 Unsupported Media Type"
+    assert _through_wsgi("POST", "jobs/", body, api, f"application/json; {parameter}") in (
+        "201 Created",
+        "400 Bad Request",
+    )
+
+
 def _through_wsgi(
     method: str, path: str, body: bytes, api: Api, kind: str = "application/json"
 ) -> str:
