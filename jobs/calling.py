@@ -52,6 +52,8 @@ def _invoked(spec: Handler, arguments: dict[str, Any], run: Run) -> Any:
 
 
 def _storable(spec: Handler, value: Any) -> Any:
+    if value is None:
+        return None
     limit = spec.result_limit_bytes or conf.get().result_limit_bytes
     try:
         result = registry.jsonable(value)

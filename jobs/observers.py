@@ -9,8 +9,10 @@ from jobs.states import JobEvent, JobState
 
 log = logging.getLogger("jobs")
 
-#: A larger submit leaves its copies to the first reader of each: most are never watched one by one.
-COPIES_AT_BIRTH = 1000
+#: More jobs than this are submitted, or change without coming to their end, without copies: most of
+#: so many are never watched one by one, and the first reader of each brings its copy about.
+COPIES_AT_ONCE = 100
+MOVING_COPIES_AT_ONCE = 10
 #: A larger set of jobs is one log line with a count.
 LINES_AT_ONCE = 20
 
@@ -18,14 +20,15 @@ LINES_AT_ONCE = 20
 def keep_status(fact: events.Fact) -> None:
     """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
     if isinstance(fact, events.Submitting):
-        if len(fact.job_ids) <= COPIES_AT_BIRTH:
+        if len(fact.job_ids) <= COPIES_AT_ONCE:
             status.reserve(fact.job_ids, fact.ticket)
     elif isinstance(fact, events.Submitted):
-        copied = fact.views if len(fact.views) <= COPIES_AT_BIRTH else ()
+        copied = fact.views if len(fact.views) <= COPIES_AT_ONCE else ()
         status.fill(copied, fact.ticket, wake=True)
     elif isinstance(fact, events.Transitioned):
         waiting = any(view.state is JobState.PENDING for view in fact.views)
-        status.update(fact.views, wake=waiting)
+        few = len(fact.views) <= MOVING_COPIES_AT_ONCE
+        status.update(fact.views, wake=waiting, moving=few)
     elif isinstance(fact, events.Progressed):
         status.update(fact.views)
 

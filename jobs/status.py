@@ -12,7 +12,8 @@ write:
 * An *update* after a commit replaces a lower rank, leaves an equal or higher one, and deletes a
   foreign lease, whose holder may have read the row before this commit. It never creates a key: a
   late writer cannot know what was seen and evicted since. The exception is a state that no edge
-  leaves, of which no newer version can exist.
+  leaves, of which no newer version can exist. An update may also come without a copy: it deletes
+  one of a lower rank, and the next reader asks the database.
 
 Together: whatever is evicted, flushed, late or twice, no reader is shown a rank below one that an
 earlier reader was shown from here. See docs/explanation/status.md for the cases.
@@ -84,10 +85,12 @@ local function one(k, a)
     redis.call('DEL', key)
   elseif current and string.sub(current, 1, 6) ~= 'lease:' then
     local version, seq = string.match(current, '^(%d+)%.(%d+):')
-    if not version then
-      redis.call('DEL', key)
-    elseif tonumber(version) < ours or (tonumber(version) == ours and tonumber(seq) < our_seq) then
+    local older = not version or tonumber(version) < ours
+      or (tonumber(version) == ours and tonumber(seq) < our_seq)
+    if older and version and value ~= '' then
       redis.call('SET', key, value, 'PX', life)
+    elseif older then
+      redis.call('DEL', key)
     end
   elseif final then
     redis.call('SET', key, value, 'PX', life)
@@ -121,12 +124,13 @@ class Copy(NamedTuple):
 
 def render(view: StatusView) -> Copy:
     """The bytes that every reader gets, whether they come from Redis or from the database."""
-    base = f"{conf.get().api_prefix}jobs/{view.job_id}/"
+    written = str(view.job_id)
+    base = f"{conf.get().api_prefix}jobs/{written}/"
     links = {"self": base}
     if view.has_result:
         links["result"] = base + "result/"
     body = {
-        "id": str(view.job_id),
+        "id": written,
         "handler": view.handler,
         "queue": view.queue,
         "state": view.state,
@@ -216,18 +220,22 @@ def fill(views: Iterable[StatusView], token: str, *, wake: bool = False) -> None
     )
 
 
-def update(views: Iterable[StatusView], *, wake: bool = False) -> None:
-    """Carry committed views to readers; with ``wake``, ring the relay in the same round trip."""
-    _run(
-        _UPDATE,
-        [
-            (
-                (name_of(view.job_id), _channel(view.job_id)),
-                (*view.rank, _value(view), _life(view), int(view.is_immutable)),
-            )
-            for view in views
-        ],
-        wake=wake,
+def update(views: Iterable[StatusView], *, wake: bool = False, moving: bool = True) -> None:
+    """Carry committed views to readers; with ``wake``, ring the relay in the same round trip.
+
+    ``moving``: also those of jobs that have not come to their end. Without it these only lose their
+    older copies, which costs a fraction.
+    """
+    _run(_UPDATE, [_news(view, moving=moving) for view in views], wake=wake)
+
+
+def _news(view: StatusView, *, moving: bool) -> _Write:
+    written = str(view.job_id)
+    final = view.is_immutable
+    value = _value(view) if moving or final else b""
+    return (
+        (name_of(written), _channel(written)),
+        (*view.rank, value, _life(view), int(final)),
     )
 
 
@@ -297,7 +305,7 @@ class Watch:
         return self._pubsub is not None and not cache.breaker.is_open()
 
 
-def _channel(job_id: UUID) -> str:
+def _channel(job_id: UUID | str) -> str:
     return f"{conf.get().cache_prefix}:c:{job_id}"
 
 

@@ -46,7 +46,9 @@ class Claim:
         self._tries += 1
         moved = move(JobEvent.CLAIM, self._actor, "claim", parameters)
         if self._tries == 1:
-            attempts = [_attempt(view, *rest) for view, rest in moved]
+            attempts = [
+                _attempt(view, payload, self._tokens[view.job_id]) for view, (payload,) in moved
+            ]
         else:
             attempts = _held(self._tokens)
         place = {job_id: number for number, job_id in enumerate(self._versions)}

@@ -35,14 +35,15 @@ def submit(
     if not submissions:
         return []
     rows = _rows(submissions)
+    ids = tuple(UUID(row["id"]) for row in rows)
     ticket = uuid.uuid4().hex
     if not connection.in_atomic_block:
-        events.tell(events.Submitting(tuple(UUID(row["id"]) for row in rows), ticket))
+        events.tell(events.Submitting(ids, ticket))
 
     def work() -> list[Accepted]:
         created = _insert(_reserve(rows), actor, reason)
         events.tell_after_commit(events.Submitted(tuple(created.values()), ticket))
-        return _answers(rows, created)
+        return _answers(rows, [created.get(job_id) for job_id in ids])
 
     # Without keys nothing can be answered by another job: the insert is all that there is.
     keys = ("unique_key", "idempotency_key")
@@ -151,12 +152,12 @@ def _insert(rows: list[dict[str, Any]], actor: Actor, reason: str) -> dict[UUID,
     return {view.job_id: view for view in views_of("submit", parameters)}
 
 
-def _answers(rows: list[dict[str, Any]], created: dict[UUID, StatusView]) -> list[Accepted]:
-    left_out = [row for row in rows if UUID(row["id"]) not in created]
+def _answers(rows: list[dict[str, Any]], created: list[StatusView | None]) -> list[Accepted]:
+    """``created`` has None for each row that another job answers."""
+    left_out = [row for row, view in zip(rows, created, strict=True) if view is None]
     standing = Standing(left_out) if left_out else None
     answers = []
-    for index, row in enumerate(rows):
-        view = created.get(UUID(row["id"]))
+    for index, (row, view) in enumerate(zip(rows, created, strict=True)):
         if view is not None:
             answers.append(Accepted(view.job_id, view.state, view.version, created=True))
         elif standing is not None:

@@ -33,4 +33,4 @@ UPDATE jobs_job AS j SET
     finished_at = NULL
 FROM locked
 WHERE j.id = locked.id AND j.version = locked.version AND concat(j.state) = ANY(%(sources)s::text[])
-RETURNING {view}, j.payload::text, j.lease_token
+RETURNING {view}, j.payload::text

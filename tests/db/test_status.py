@@ -411,6 +411,38 @@ def test_every_step_of_a_job_reaches_its_readers() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("redis_cache")
+def test_many_that_move_lose_their_copies_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers, "MOVING_COPIES_AT_ONCE", 2)
+    jobs = submit(3)
+    ids = [job.id for job in jobs]
+    assert set(status.read(ids)) == set(ids)
+    attempts = claim(jobs)
+    assert status.read(ids) == {}
+    first = status_reader.one(ids[0])
+    assert first is not None
+    assert first.rank == shown(ids[0]) == (2, 0)
+    finish(attempts, JobEvent.SUCCEED)
+    assert [shown(job_id) for job_id in ids] == [(3, 0)] * 3
+
+
+@pytest.mark.usefixtures("redis_cache")
+@pytest.mark.parametrize(
+    ("version", "seq", "after"),
+    [(2, 0, (2, 5)), (2, 5, (2, 5)), (2, 6, None), (3, 0, None), (1, 9, (2, 5))],
+)
+def test_an_update_without_a_copy_deletes_only_a_lower_rank(
+    version: int, seq: int, after: Rank | None
+) -> None:
+    view = filled(a_view(version=2, seq=5))
+    newer = replace(view, version=version, progress_seq=seq)
+    status.update([newer], moving=False)
+    assert shown(view.job_id) == after
+    status.fill([view], "t0")
+    assert shown(view.job_id) == after
+
+
+@pytest.mark.django_db(transaction=True)
 def test_after_a_flush_the_first_reader_fills_for_all(redis_cache: redis.Redis) -> None:
     [job] = submit()
     claim([job])
@@ -427,7 +459,7 @@ def test_after_a_flush_the_first_reader_fills_for_all(redis_cache: redis.Redis) 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("redis_cache")
 def test_a_large_submit_leaves_its_copies_to_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observers, "COPIES_AT_BIRTH", 2)
+    monkeypatch.setattr(observers, "COPIES_AT_ONCE", 2)
     many, few = submit(3), submit(2)
     assert status.read([job.id for job in many]) == {}
     assert len(status.read([job.id for job in few])) == 2
