@@ -99,7 +99,7 @@ class Interlock(Peer):
 
 
 class InterlockSingle(Interlock):
-    """The same with one job in each message, and each outcome recorded alone."""
+    """The same with one job in each message."""
 
     jobs = {"message_limit": 1}
 

@@ -49,6 +49,7 @@ def test_nobody_writes_or_reads_more_than_once_a_second(
     for seconds in (1.0, 2.0):
         mine.note("x", seconds)
         mine.tell()
+        assert redis_cache.hgetall(key(redis_cache)) == {b"x": b"1.0"}
         assert theirs.seconds() == {"x": 1.0}
     now += pace.SECONDS
     mine.tell()

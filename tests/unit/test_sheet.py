@@ -183,6 +183,20 @@ def test_the_other_thread_waits_for_nobody(office: Office) -> None:
     assert office.patience == [True]
 
 
+def test_the_other_thread_carries_out_no_writes(office: Office) -> None:
+    """They are the handler's own code, and may want its thread's connection."""
+    sheet = Sheet(office, [a_run(), a_run()])
+    first = begins(sheet.next())
+    office.errors = [OSError("the database is away")]
+    with pytest.raises(OSError, match="away"):
+        sheet.add(first, succeeded(first, lambda: None))
+    sheet.record(patient=False)
+    assert office.patience == [True]
+    sheet.record()
+    assert office.patience == [True, True]
+    assert office.sizes == [1]
+
+
 def test_a_message_is_not_done_before_the_other_thread_has_written(office: Office) -> None:
     sheet = Sheet(office, [a_run(), a_run()])
     office.may_write.clear()
