@@ -27,9 +27,9 @@ from jobs import conf, doorbells
 
 log = logging.getLogger("jobs.gathering")
 
-#: Messages per child that a wide prefetch asks for; one is short if that many are a group's work.
+#: Messages per child that are prefetched at most.
 WIDE = 32
-#: Short messages per child, in a row, that show that a wide prefetch is worth it.
+#: Messages per child, in a row, by which the prefetch is measured.
 SHORT_IN_A_ROW = 4
 #: How long a worker stays narrow after a slow job, and at most if there is another soon after it.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 300.0
@@ -217,22 +217,24 @@ class Prefetch:
     def begin(self) -> None:
         """Consuming has begun anew, with one message per child."""
         self._count = self._children
-        self._short_in_a_row = 0
+        self._row: deque[float] = deque(maxlen=SHORT_IN_A_ROW * self._children)
         self._old: set[Any] = set()
 
     def note(self, ring: Ring) -> bool:
-        """Count a message that has arrived; answers whether to ``adjust`` now."""
-        short = ring.seconds is not None and ring.seconds * WIDE <= conf.get().group_seconds
-        self._short_in_a_row = self._short_in_a_row + 1 if short else 0
-        return not self._is_wide() and self._wants_more()
+        """A message has arrived; answers whether to ``adjust`` now."""
+        if ring.seconds is None:
+            self._row.clear()
+        else:
+            self._row.append(ring.seconds)
+        return self._wanted() != self._count
 
     def adjust(self, consumer: Consumer) -> bool:
         """Consume with the count that is right now; answers whether to look again soon."""
         if self._is_wide() and self._held.stuck_seconds() > conf.get().group_turn_seconds:
             self._become_narrow(consumer)
-        elif not self._is_wide() and self._wants_more():
-            self._consume(consumer, WIDE * self._children)
-            log.info("all jobs are short: up to %d messages are prefetched", self._count)
+        elif (wanted := self._wanted()) != self._count:
+            self._consume(consumer, wanted)
+            log.info("all jobs are short: up to %d messages are prefetched", wanted)
         elif self._old:
             self._old.intersection_update(state.active_requests)
             self._consume(consumer, max(0, self._children - len(self._old)))
@@ -241,9 +243,17 @@ class Prefetch:
     def _is_wide(self) -> bool:
         return self._count > self._children
 
-    def _wants_more(self) -> bool:
-        enough = self._short_in_a_row >= SHORT_IN_A_ROW * self._children
-        return enough and not self._old and time.monotonic() >= self._narrow_until
+    def _wanted(self) -> int:
+        """As many as the children do in ``group_seconds``, by the longest of the last messages.
+
+        Each change waits for the broker a few times, so that only a much better count is one.
+        """
+        is_full = len(self._row) == self._row.maxlen
+        if not is_full or self._old or time.monotonic() < self._narrow_until:
+            return self._count
+        work = conf.get().group_seconds
+        count = self._children * max(1, int(work / max(*self._row, work / WIDE)))
+        return count if count >= 2 * self._count or 4 * count <= self._count else self._count
 
     def _become_narrow(self, consumer: Consumer) -> None:
         now = time.monotonic()
@@ -252,7 +262,7 @@ class Prefetch:
             min(LONGEST_PAUSE_SECONDS, 2 * self._pause_seconds) if soon else FIRST_PAUSE_SECONDS
         )
         self._narrow_until = now + self._pause_seconds
-        self._short_in_a_row = 0
+        self._row.clear()
         self._old = set(state.active_requests)
         self._consume(consumer, 0)
         count = self._held.hand_back()

@@ -279,14 +279,39 @@ def test_many_short_messages_in_a_row_make_it_wide(clock: Clock) -> None:
     assert case.broker.asked_for() == []
 
 
-@pytest.mark.parametrize("seconds", [None, 0.25 / WIDE * 1.01])
-def test_one_that_is_not_short_begins_the_row_anew(clock: Clock, seconds: float | None) -> None:
+def test_one_of_an_unknown_pace_begins_the_row_anew(clock: Clock) -> None:
     case = Case()
     row = 2 * SHORT_IN_A_ROW - 1
     assert not any(case.arrive(ring()) for _ in range(row))
-    assert not case.arrive(ring(seconds))
+    assert not case.arrive(ring(None))
     assert not any(case.arrive(ring()) for _ in range(row))
     assert case.arrive(ring())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "per_child"),
+    [(0.0, 32), (0.0078, 32), (0.02, 12), (0.1, 2), (0.13, 1), (5.0, 1)],
+)
+def test_what_waits_is_no_more_than_a_groups_work(
+    clock: Clock, seconds: float, per_child: int
+) -> None:
+    case = Case()
+    row = [ring() for _ in range(2 * SHORT_IN_A_ROW - 1)]
+    answers = [case.arrive(one) for one in [ring(seconds), *row]]
+    assert answers[-1] is (per_child > 1)
+    case.adjust()
+    asked = ["cancel", 2 * per_child, "consume"] if per_child > 1 else []
+    assert case.broker.asked_for() == asked
+
+
+def test_the_count_follows_only_what_differs_much(clock: Clock) -> None:
+    case = Case()
+    case.widen()
+    for seconds, count in ((0.012, None), (0.025, None), (0.06, 8), (0.03, 16), (0.001, 64)):
+        for _ in range(2 * SHORT_IN_A_ROW):
+            case.arrive(ring(seconds))
+        assert case.adjust()
+        assert case.broker.asked_for() == ([] if count is None else ["cancel", count, "consume"])
 
 
 def test_when_no_child_comes_free_what_waits_goes_back(clock: Clock) -> None:
