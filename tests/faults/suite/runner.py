@@ -36,10 +36,13 @@ BOUNDS: dict[Back, float] = {
 #: A dead worker's job is taken from it at the latest so long after the lease's end.
 DEAD_WORKER_SECONDS = 5.0
 
-#: The first completion, and the first claim or completion of an older job: some take seconds
-#: to run. One that was lost with its worker has a bound of its own, which begins with a lease.
+#: The first completion, and the first claim or completion of an older job. A job that was claimed
+#: since counts from then: some take seconds to run, and there may be one for every child. One that
+#: was lost with its worker has a bound of its own, which begins with a lease.
 _PROGRESS = """
-    SELECT extract(epoch FROM min(finished_at) FILTER (
+    SELECT extract(epoch FROM min(
+            CASE WHEN started_at > to_timestamp(%(since)s) THEN started_at ELSE finished_at END
+        ) FILTER (
             WHERE state = 'COMPLETED' AND finished_at > to_timestamp(%(since)s)))::float,
         extract(epoch FROM min(
             CASE WHEN started_at > to_timestamp(%(since)s) THEN started_at ELSE finished_at END
