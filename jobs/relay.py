@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from celery import Celery
 from django.db import connection
 
-from jobs import conf, sql, transactions
+from jobs import conf, connections, sql, transactions
 from jobs.pace import Paces
 from jobs.publisher import Message, Publisher, Refused, Taken
 from jobs.values import Doorbell
@@ -75,6 +75,8 @@ class Relay:
         Takes nothing before the broker is there, and after trouble one row first: a broker that
         blocks during an alarm keeps what it was sent, and would deliver every try in the end.
         """
+        # Whether the connection lives is found out by the take, which then repeats itself.
+        connections.refresh()
         self._settle()
         self._publisher.open()
         rows = self._take()
@@ -108,7 +110,8 @@ class Relay:
         paused = self._pauses.present()
         if paused and time.monotonic() < self._rests_until:
             return []
-        rows = take(1 if self._doubtful else conf.get().relay_batch_size, paused)
+        limit = 1 if self._doubtful else conf.get().relay_batch_size
+        rows = transactions.run(lambda: take(limit, paused), single=True)
         if paused and not rows:
             self._rests_until = self._pauses.next_end()
         return rows

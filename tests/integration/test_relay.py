@@ -280,6 +280,15 @@ def test_every_wait_for_a_silent_broker_is_bounded(
     relay.close()
 
 
+def test_a_database_that_has_hung_up_meanwhile_costs_no_turn(relay: Relay, quiet: Stack) -> None:
+    _submit(3)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        quiet.sql("SELECT pg_terminate_backend(%(pid)s)", {"pid": cursor.fetchone()[0]})
+    assert relay.run_once() == 3
+    assert (_waiting(), quiet.messages()) == ([], 3)
+
+
 def test_a_database_that_hangs_up_between_publish_and_settle(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
