@@ -88,8 +88,9 @@ class QuietConsumer(Consumer):
         # A call that waits shows no life, and must be over before it is taken for a dead loop.
         self._answer_seconds = min(ANSWER_SECONDS, conf.get().deaf_seconds / 2)
         self._watchdog = Watchdog(self, sorted(self.app.amqp.queues.consume_from))
-        # Only prefork hands jobs over; the other pools run them in the main process.
-        self._gatherer = Gatherer(self) if isinstance(self.pool, PreforkPool) else None
+        # Only prefork hands jobs over, and without a hub it does not wait for a free child.
+        hands_over = isinstance(self.pool, PreforkPool) and self.hub is not None
+        self._gatherer = Gatherer(self) if hands_over else None
         if self._gatherer is not None:
             self.on_task_request = self._gatherer.take
 

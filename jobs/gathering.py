@@ -23,7 +23,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu import Consumer
 
-from jobs import conf, doorbells
+from jobs import conf, doorbells, drain
 
 log = logging.getLogger("jobs.gathering")
 
@@ -67,6 +67,10 @@ class Ring(Request):
             return super().body
         return doorbells.packed(doorbells.joined([one.argument for one in (self, *self.others)]))
 
+    def release_others(self) -> None:
+        """They are other workers' now, or come again: trying would be an error for each."""
+        self.others = []
+
     def acknowledge(self) -> None:
         """All messages have been answered."""
         super().acknowledge()
@@ -90,12 +94,16 @@ class Gatherer:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
+        self._process = consumer.on_task_request
         self._held = Held(consumer.controller)
         self._prefetch = Prefetch(self._held, consumer.controller.concurrency)
         self._looks = False
 
-    def take(self, ring: Ring) -> None:
-        """A message has arrived."""
+    def take(self, ring: Request) -> None:
+        """A message has arrived. Tasks of the project's own go the way they would without us."""
+        if not isinstance(ring, Ring):
+            self._process(ring)
+            return
         self._held.add(ring)
         # Redis counts a channel's messages, whatever consumer they came to: it stays narrow.
         can_widen = self._consumer.connection.transport.driver_type == "amqp"
@@ -105,8 +113,12 @@ class Gatherer:
             self._consumer.hub.call_soon(self._adjust, self._consumer.task_consumer)
 
     def forget(self) -> None:
-        """The connection is lost, and with it the right to acknowledge what it brought."""
+        """Consuming ends. With a lost connection goes the right to acknowledge what it brought."""
         self._held.forget()
+        if drain.seconds_since_stop() is None:
+            for ring in state.active_requests:
+                if isinstance(ring, Ring):
+                    ring.release_others()
         self._prefetch.begin()
         self._looks = False
 

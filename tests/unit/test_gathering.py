@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery.worker import state
+from celery.worker.request import Request
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from interlock.celery import app
-from jobs import doorbells, tasks
-from jobs.gathering import SHORT_IN_A_ROW, WIDE, Held, Prefetch, Ring
+from jobs import doorbells, drain, tasks
+from jobs.gathering import SHORT_IN_A_ROW, WIDE, Gatherer, Held, Prefetch, Ring
 from jobs.values import Doorbell
 
 SHORT = 0.001
@@ -50,11 +51,8 @@ class Told(Ring):
         pool.begun.append(self)
 
 
-def ring(seconds: float | None = SHORT, *, args: Any = None, redelivered: bool = False) -> Told:
-    """A message with one job of ``seconds``, or with these arguments."""
-    bell = doorbells.encode([Doorbell(uuid4(), 1)], seconds)
-    body: list[Any] = [[bell] if args is None else args, {}, {}]
-    message = SimpleNamespace(
+def message_of(body: list[Any], *, redelivered: bool = False) -> Any:
+    return SimpleNamespace(
         headers=doorbells.headers(str(uuid4())),
         body=json.dumps(body).encode(),
         payload=body,
@@ -63,9 +61,15 @@ def ring(seconds: float | None = SHORT, *, args: Any = None, redelivered: bool =
         properties={},
         delivery_info={"redelivered": redelivered},
     )
+
+
+def ring(seconds: float | None = SHORT, *, args: Any = None, redelivered: bool = False) -> Told:
+    """A message with one job of ``seconds``, or with these arguments."""
+    bell = doorbells.encode([Doorbell(uuid4(), 1)], seconds)
+    body: list[Any] = [[bell] if args is None else args, {}, {}]
     told: list[str] = []
     one = Told(
-        message,
+        message_of(body, redelivered=redelivered),
         app=app,
         task=tasks.ring,
         on_ack=lambda *_: told.append("ack"),
@@ -197,6 +201,35 @@ def test_what_a_lost_connection_brought_is_forgotten() -> None:
     one = ring()
     waiting.add(one)
     assert controller.begun == [one]
+
+
+def test_tasks_of_the_projects_own_go_past_it() -> None:
+    taken: list[Request] = []
+    consumer = SimpleNamespace(controller=Controller(), on_task_request=taken.append)
+    own = Request(message_of([[], {}, {}]), app=app, task=tasks.ring)
+    Gatherer(consumer).take(own)
+    assert taken == [own]
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_only_the_message_that_a_child_was_given_may_fail_to_be_acknowledged(
+    *, stopping: bool
+) -> None:
+    """One error for a lost connection is enough; a worker that stops has not lost it."""
+    controller, _, rings = held(4)
+    controller.free()
+    [leader] = controller.begun
+    for request in (leader, Request(message_of([[], {}, {}]), app=app, task=tasks.ring)):
+        state.active_requests.add(request)
+    gatherer = Gatherer(SimpleNamespace(controller=controller, on_task_request=None))
+    if stopping:
+        drain.stop()
+    try:
+        gatherer.forget()
+    finally:
+        drain.clear()
+    leader.acknowledge()
+    assert [one.told for one in rings[:2]] == [["ack"], ["ack"] if stopping else []]
 
 
 def test_a_child_that_is_free_for_nothing_stays_free() -> None:
