@@ -64,6 +64,8 @@ class JobsSettings(BaseModel):
 
     relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Outbox rows that the relay takes at once."""
+    relay_round_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Least time between two rounds of a busy relay; what comes meanwhile shares the next."""
     relay_poll_seconds: Seconds = 0.25
     """Longest wait of the relay between two looks when no wake-up arrives."""
     relay_take_seconds: Seconds = 15.0

@@ -118,7 +118,7 @@ def _check_row(row: dict[str, Any], index: int) -> None:
         text = "must be 0 to 366 days in seconds"
         problems.append(FieldProblem("delay_seconds", text, "out_of_range", index))
     for name in ("tenant", "unique_key", "idempotency_key"):
-        if (row[name] or "") != policy.clipped(row[name] or "", 200):
+        if row[name] and row[name] != policy.clipped(row[name], 200):
             text = "must be at most 200 characters of valid Unicode without NUL"
             problems.append(FieldProblem(name, text, "too_long", index))
     if problems:

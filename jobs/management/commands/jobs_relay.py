@@ -14,10 +14,6 @@ from jobs.management.loop import Loop
 from jobs.relay import Relay
 from jobs.wake import WakeUp
 
-#: Rounds that publish begin at least this far apart, so that what comes meanwhile shares the next
-#: one: statements, message and all. The first after a pause begins at once.
-ROUND_SECONDS = 0.01
-
 
 class Command(BaseCommand):
     help = "Publish due outbox rows to the broker until SIGTERM. Any number may run."
@@ -30,7 +26,10 @@ class Command(BaseCommand):
             began = time.monotonic()
             published = relay.run_once()
             if 0 < published < full:
-                time.sleep(max(0.0, began + ROUND_SECONDS - time.monotonic()))
+                # What comes meanwhile shares statements, confirms, message and commits. The first
+                # job after a pause does not wait.
+                ends = began + conf.get().relay_round_seconds
+                time.sleep(max(0.0, ends - time.monotonic()))
             return published >= full
 
         def rest() -> None:
