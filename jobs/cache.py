@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,8 +46,14 @@ class Breaker:
 
     @property
     def answers_since(self) -> float:
-        """When Redis first answered this process after its last failure; infinity before that."""
+        """When Redis first answered this process after its last failure; infinity before that, and
+        minus infinity if it never failed."""
         return float("inf") if self._closed_again_at else self._answers_since
+
+    def doubt_the_past(self) -> None:
+        """As if Redis had failed until now: this process has not seen whether it did."""
+        with self._lock:
+            self._failed_at = self._answers_since = time.monotonic()
 
     def is_open(self) -> bool:
         return time.monotonic() < self._closed_again_at
@@ -98,14 +105,36 @@ def ask(question: Callable[[redis.Redis], T], *, proves: bool = True) -> T | Non
     if not admitted:
         return None
     try:
-        answer = _answer(question)
+        answer: T | None = _answer(question)
     except (redis.RedisError, OSError, ValueError) as error:
-        if breaker.trip(retry_seconds):
-            log.warning("Redis is left alone, and tried every %ss: %s", retry_seconds, error)
-        return None
+        if not _is_about_a_value(error):
+            if breaker.trip(retry_seconds):
+                log.warning("Redis is left alone, and tried every %ss: %s", retry_seconds, error)
+            return None
+        log.warning("Redis holds what is not ours: %s", error)
+        answer = None
     if proves:
         breaker.reset()
     return answer
+
+
+#: The code that begins an error of Redis, behind what redis-py says of a pipeline.
+_CODE = re.compile(r"(?:.*pipeline caused error: )?(\S+)", re.DOTALL)
+
+
+def _is_about_a_value(error: Exception) -> bool:
+    """Whether Redis is well, and only a key holds what it should not.
+
+    Taken for an outage, one such key would keep a process from telling any news, of which the
+    others would know nothing.
+    """
+    if isinstance(error, ValueError):
+        return True
+    if type(error) is not redis.ResponseError:
+        return False
+    match = _CODE.match(str(error))
+    # redis-py has taken the code ERR away. The others are trouble of the whole server.
+    return match is not None and (match[1] == "WRONGTYPE" or not match[1].isupper())
 
 
 def fetch(names: Sequence[str]) -> list[Any] | None:
@@ -133,9 +162,11 @@ def watch() -> None:
     """Notice every outage of Redis from now on, also while nobody asks this process anything.
 
     Whoever was away with Redis may have missed news. A process that did not notice the outage would
-    go on to trust what Redis still holds, and contradict those that did.
+    go on to trust what Redis still holds, and contradict those that did. So would one that began
+    just after it.
     """
     if conf.get().cache_url:
+        breaker.doubt_the_past()
         threading.Thread(target=_keep_asking, name="jobs-cache-watch", daemon=True).start()
 
 

@@ -49,13 +49,16 @@ class Pace:
             told = {name: repr(self._mean[name]) for name in self._fresh}
             self._fresh.clear()
 
-        def question(r: Any) -> None:
+        def question(r: Any) -> bool:
             with r.pipeline(transaction=False) as pipe:
                 pipe.hset(_key(), mapping=told)
                 pipe.expire(_key(), LIFE_SECONDS)
                 pipe.execute()
+            return True
 
-        cache.ask(question)
+        if cache.ask(question) is None:
+            # What stands there may be somebody else's, for ever.
+            cache.ask(lambda r: r.delete(_key()))
 
 
 class Paces:

@@ -34,13 +34,16 @@ import redis
 from jobs import cache, conf, seal
 from jobs.values import StatusView
 
-#: Has ``one`` carry out each job's write. What is wrong with one key keeps nothing from the others,
-#: and is told at the end.
+#: Has ``one`` carry out each job's write. What is wrong with one key costs this key, keeps nothing
+#: from the others, and is told at the end.
 _EACH = """
 local keys, width, failed = %(keys)d, %(width)d, nil
 for i = 0, #KEYS / keys - 1 do
   local ok, problem = pcall(one, i * keys, i * width)
-  if not ok then failed = problem end
+  if not ok then
+    failed = problem
+    pcall(redis.call, 'DEL', KEYS[i * keys + 1])
+  end
 end
 if type(failed) == 'table' then failed = failed.err end
 if failed then return redis.error_reply(failed) end

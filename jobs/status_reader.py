@@ -80,7 +80,8 @@ def _is_trusted(job_id: UUID, copy: Copy) -> bool:
     the row, once all writers had noticed that Redis is back. COMPLETED is the end in any case.
     """
     settings = conf.get()
-    if time.monotonic() - cache.breaker.failed_at > settings.status_ttl_seconds:
+    # Commands that were under way when Redis failed may be carried out as late as it answers again.
+    if time.monotonic() - cache.breaker.answers_since > settings.status_ttl_seconds:
         return True
     noticed = cache.breaker.answers_since + settings.cache_retry_seconds
     noticed += 2 * settings.cache_timeout_seconds

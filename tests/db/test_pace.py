@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from jobs import pace
+from jobs import cache, pace
 from jobs.executor import Executor
 from jobs.pace import Pace, Paces
 from jobs.values import Doorbell
@@ -83,3 +83,19 @@ def test_a_worker_tells_of_what_succeeds_and_of_nothing_else() -> None:
     [good] = submit(payload={"action": "sleep", "seconds": 0.05})
     executor.answer([Doorbell(good.id, 1)])
     assert 0.05 <= Paces().seconds()[HANDLER] < 30
+
+
+def test_somebody_elses_value_in_its_place_is_removed(redis_cache: redis.Redis) -> None:
+    mine = Pace()
+    mine.note("quick", 0.25)
+    mine.tell()
+    name = key(redis_cache)
+    redis_cache.set(name, b"not a hash")
+    assert Paces().seconds() == {}
+    other = Pace()
+    for seconds in (0.5, 0.5):
+        other.note("quick", seconds)
+        other.tell()
+        other = Pace()
+    assert Paces().seconds() == {"quick": 0.5}
+    assert cache.breaker.failed_at == float("-inf")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from jobs import cache, conf, lifecycle, status, status_reader
 from jobs.states import JobEvent
@@ -64,6 +65,65 @@ def test_old_copies_are_not_believed(many: bool) -> None:
     assert found is not None
     assert found.rank == (2, 0)
     assert status.read([job.id])[job.id].rank == (2, 0)
+
+
+def test_a_process_that_has_just_begun_believes_nothing_older() -> None:
+    """The outage may have been over when it began."""
+    [job] = submit(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "ask", lambda *_, **__: None)
+        lifecycle.cancel([job.id], actor=USER)
+    cache.breaker.doubt_the_past()
+    found = status_reader.one(job.id)
+    assert found is not None
+    assert found.rank == (2, 0)
+
+
+def test_what_was_under_way_when_redis_failed_is_not_believed(wait: Wait) -> None:
+    """A command that the network held back is carried out when Redis answers again, and what it
+    writes lives from then on."""
+    [job] = submit(1)
+    cache.breaker.trip(0.0)
+    wait(conf.get().status_ttl_seconds)
+    cache.ask(lambda r: r.ping())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "ask", lambda *_, **__: None)
+        lifecycle.cancel([job.id], actor=USER)
+    assert status.read([job.id])[job.id].rank == (1, 0)
+    found = status_reader.one(job.id)
+    assert found is not None
+    assert found.rank == (2, 0)
+
+
+@pytest.mark.parametrize("question", ["type", "number", "python"])
+def test_a_foreign_value_is_no_outage(question: str, redis_cache: redis.Redis) -> None:
+    redis_cache.rpush("list", b"x")
+    redis_cache.set("text", b"x")
+    asked: dict[str, Callable[[redis.Redis], object]] = {
+        "type": lambda r: r.get("list"),
+        "number": lambda r: r.incr("text"),
+        "python": lambda _: int("x"),
+    }
+    assert cache.ask(asked[question]) is None
+    assert cache.breaker.failed_at == float("-inf")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.OutOfMemoryError("command not allowed"),
+        redis.ReadOnlyError("You can't write against a read only replica."),
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        redis.ResponseError("Command # 1 (SET x) of pipeline caused error: BUSY script"),
+        redis.ConnectionError("gone"),
+    ],
+)
+def test_trouble_of_the_server_is_one(error: Exception) -> None:
+    def fail(_: redis.Redis) -> None:
+        raise error
+
+    assert cache.ask(fail) is None
+    assert cache.breaker.failed_at > 0
 
 
 def test_a_copy_that_was_compared_with_its_row_is_believed_again(wait: Wait) -> None:
