@@ -195,12 +195,12 @@ def shows_anybody() -> None:
 def throws_doorbells_away() -> None:
     from celery.exceptions import Reject
 
-    from jobs import doorbells
+    from jobs.executor import Executor
 
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise Reject("no", requeue=False)
 
-    _replace(doorbells, "decode", refuse)
+    _replace(Executor, "answer", refuse)
     no_reconciler()
 
 

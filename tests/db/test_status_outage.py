@@ -67,18 +67,6 @@ def test_old_copies_are_not_believed(many: bool) -> None:
     assert status.read([job.id])[job.id].rank == (2, 0)
 
 
-def test_a_process_that_has_just_begun_believes_nothing_older() -> None:
-    """The outage may have been over when it began."""
-    [job] = submit(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "ask", lambda *_, **__: None)
-        lifecycle.cancel([job.id], actor=USER)
-    cache.breaker.doubt_the_past()
-    found = status_reader.one(job.id)
-    assert found is not None
-    assert found.rank == (2, 0)
-
-
 def test_what_was_under_way_when_redis_failed_is_not_believed(wait: Wait) -> None:
     """A command that the network held back is carried out when Redis answers again, and what it
     writes lives from then on."""
