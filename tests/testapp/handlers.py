@@ -21,8 +21,12 @@ SOON = Backoff(base_seconds=0.2, jitter=0)
 
 @handler("stack.hold", backoff=SOON)
 def hold(marks: str, *, context: Context) -> dict[str, int]:
-    """Run until the test opens the gate, ready to stop at any moment."""
+    """Run until the test opens the gate, ready to stop at any moment.
+
+    Never so short that the relay would let several share a message: each has a child of its own.
+    """
     _mark(marks, context, "started")
+    time.sleep(LOOK_SECONDS)
     while not (Path(marks) / "open").exists():
         context.check()
         time.sleep(LOOK_SECONDS)
@@ -32,8 +36,9 @@ def hold(marks: str, *, context: Context) -> dict[str, int]:
 
 @handler("stack.deaf", backoff=SOON)
 def deaf(marks: str, *, context: Context) -> dict[str, int]:
-    """Run until the test opens the gate, and never ask whether to stop."""
+    """Run until the test opens the gate, and never ask whether to stop; as long as the other."""
     _mark(marks, context, "started")
+    time.sleep(LOOK_SECONDS)
     while not (Path(marks) / "open").exists():
         time.sleep(LOOK_SECONDS)
     _mark(marks, context, "finished")
