@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import BadRequest
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 
 
@@ -18,7 +19,7 @@ class Utf8Request(WSGIRequest):
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         try:
             super()._set_content_type_params(meta)  # type: ignore[misc] # not in django-stubs
-        except (LookupError, ValueError):
+        except (BadRequest, LookupError, ValueError):
             # What nobody can read is left out for the parsers too, which would fail again.
             meta["CONTENT_TYPE"] = meta["CONTENT_TYPE"].partition(";")[0]
             super()._set_content_type_params(meta)  # type: ignore[misc] # same
