@@ -169,7 +169,7 @@ class QuietConsumer(Consumer):
         super().on_ready()
 
     def on_close(self) -> None:
-        """The connection is lost, and so is the right to acknowledge what it brought."""
+        """Consuming ends, by a stop or with the connection."""
         if self._gatherer is not None:
             self._gatherer.forget()
         super().on_close()

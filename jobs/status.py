@@ -104,7 +104,7 @@ end
     + _EACH % {"keys": 2, "width": 5}
 )
 
-#: Jobs per script: Redis serves nobody else while one runs, about 5 us per job.
+#: Jobs per script: Redis serves nobody else while one runs.
 _AT_ONCE = 500
 
 
