@@ -50,6 +50,11 @@ class Breaker:
         minus infinity if it never failed."""
         return float("inf") if self._closed_again_at else self._answers_since
 
+    def doubt_the_past(self) -> None:
+        """As if Redis had failed until now: this process has not seen whether it did."""
+        with self._lock:
+            self._failed_at = self._answers_since = time.monotonic()
+
     def is_open(self) -> bool:
         return time.monotonic() < self._closed_again_at
 
@@ -157,9 +162,11 @@ def watch() -> None:
     """Notice every outage of Redis from now on, also while nobody asks this process anything.
 
     Whoever was away with Redis may have missed news. A process that did not notice the outage would
-    go on to trust what Redis still holds, and contradict those that did.
+    go on to trust what Redis still holds, and contradict those that did. So would one that began
+    just after it.
     """
     if conf.get().cache_url:
+        breaker.doubt_the_past()
         threading.Thread(target=_keep_asking, name="jobs-cache-watch", daemon=True).start()
 
 

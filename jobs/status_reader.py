@@ -79,13 +79,21 @@ def _is_trusted(job_id: UUID, copy: Copy) -> bool:
     afterwards may be older than that, until it has expired or this process has compared it with
     the row, once all writers had noticed that Redis is back. COMPLETED is the end in any case.
     """
-    settings = conf.get()
     # Commands that were under way when Redis failed may be carried out as late as it answers again.
-    if time.monotonic() - cache.breaker.answers_since > settings.status_ttl_seconds:
+    if time.monotonic() - cache.breaker.answers_since > conf.get().status_ttl_seconds:
         return True
-    noticed = cache.breaker.answers_since + settings.cache_retry_seconds
-    noticed += 2 * settings.cache_timeout_seconds
-    return _floors.read_at(job_id) > noticed or b'"state":"COMPLETED"' in copy.body
+    return _floors.read_at(job_id) > _noticed_at() or b'"state":"COMPLETED"' in copy.body
+
+
+def is_settled() -> bool:
+    """Whether all writers have noticed that Redis answers: a copy compared now stays believed."""
+    return time.monotonic() > _noticed_at()
+
+
+def _noticed_at() -> float:
+    settings = conf.get()
+    patience = settings.cache_retry_seconds + 2 * settings.cache_timeout_seconds
+    return cache.breaker.answers_since + patience
 
 
 def wait(job_id: UUID, rank: Rank, seconds: float) -> Copy | None:

@@ -156,6 +156,7 @@ class Stack:
         self.services = services
         self.port = free_port()
         self.key = ""
+        self._staff_key = ""
         self.processes: list[Process] = []
         self._template = template
         self._data_roots = data_roots
@@ -270,10 +271,24 @@ class Stack:
             )
         )
 
-    def _bootstrap(self) -> str:
-        account = ("--username", "stack", "--password", secrets.token_hex(8), "--key-name", "stack")
+    def wait_settled(self, port: int | None = None, seconds: float = 10) -> None:
+        """Wait until the copies that this API process compares with their rows stay believed.
+
+        Not so while it cannot know whether Redis failed a moment ago: just after its own start.
+        """
+        if not self._staff_key:
+            self._staff_key = self._bootstrap("overseer", "--staff")
+        http = Http(port or self.port, self._staff_key)
+
+        def settled() -> bool:
+            return bool(http.get("/health/ready?verbose").json()["cache"] == "ok")
+
+        until(settled, seconds, self.tails)
+
+    def _bootstrap(self, username: str = "stack", *options: str) -> str:
+        account = ("--username", username, "--password", secrets.token_hex(8))
         done = subprocess.run(
-            ["python", "-m", "interlock", "jobs_bootstrap", *account],
+            ["python", "-m", "interlock", "jobs_bootstrap", *account, *options],
             cwd=ROOT,
             env=self.environment(),
             capture_output=True,

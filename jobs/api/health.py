@@ -15,7 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from jobs import __version__, cache, topology
+from jobs import __version__, cache, status_reader, topology
 from jobs.api.auth import principal_of
 from jobs.api.throttle import TooManyFailures
 
@@ -94,8 +94,9 @@ class _Unapplied(Exception):
 
 
 def _cache() -> str:
-    answer = cache.ask(lambda r: bool(r.ping()))
-    return "ok" if answer else "unreachable"
+    if not cache.ask(lambda r: bool(r.ping())):
+        return "unreachable"
+    return "ok" if status_reader.is_settled() else "back, not trusted yet"
 
 
 def _is_staff(request: HttpRequest) -> bool:

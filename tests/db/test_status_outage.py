@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from django.test import Client
 
 from jobs import cache, conf, lifecycle, status, status_reader
 from jobs.states import JobEvent
@@ -65,6 +66,28 @@ def test_old_copies_are_not_believed(many: bool) -> None:
     assert found is not None
     assert found.rank == (2, 0)
     assert status.read([job.id])[job.id].rank == (2, 0)
+
+
+def _health_says(staff: Client) -> str:
+    said: str = staff.get("/health/ready?verbose").json()["cache"]
+    return said
+
+
+def test_a_process_that_has_just_begun_believes_nothing_older(
+    wait: Wait, admin_client: Client
+) -> None:
+    """The outage may have been over when it began."""
+    [job] = submit(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "ask", lambda *_, **__: None)
+        lifecycle.cancel([job.id], actor=USER)
+    cache.breaker.doubt_the_past()
+    assert _health_says(admin_client) == "back, not trusted yet"
+    found = status_reader.one(job.id)
+    assert found is not None
+    assert found.rank == (2, 0)
+    wait(all_have_noticed())
+    assert _health_says(admin_client) == "ok"
 
 
 def test_what_was_under_way_when_redis_failed_is_not_believed(wait: Wait) -> None:

@@ -36,8 +36,6 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(150)]
 REFUSED_WITHIN_SECONDS = 2.0 + 1.0
 STATUS_WITHIN_SECONDS = 1.0 + 1.0
 SERVING_AGAIN_WITHIN_SECONDS = 5.0 + 2.0
-#: After Redis has answered again: cache_retry_seconds and two time-outs, and what noticing takes.
-COPIES_BELIEVED_AFTER_SECONDS = 1.4 + 1.0
 CLIENTS = 48
 JOBS = "/api/v1/jobs/"
 ONE = {"handler": "noop"}
@@ -124,7 +122,7 @@ def test_without_the_database_the_answer_is_503_in_time(
 ) -> None:
     [warm, *_] = stack.submit("noop", {}, count=3)
     # Another test may have taken Redis away just now.
-    time.sleep(COPIES_BELIEVED_AFTER_SECONDS)
+    stack.wait_settled()
     assert stack.status(warm).status == 200
     before = _jobs_of(stack)
     with _database_away(how, proxies.postgres, own_servers.postgres):

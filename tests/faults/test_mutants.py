@@ -273,6 +273,7 @@ def test_i10_a_late_fill(build: Make) -> None:
         quick = stack.spawn("api", port=free_port())
         for process in (slow, quick):
             until(lambda p=process: stack.ready(p), 60, stack.tails)  # type: ignore[misc] # a lambda's default
+            stack.wait_settled(process.port)
         marks = stack.marks()
         [job_id] = stack.submit("stack.hold", {"marks": str(marks.directory)})
         marks.wait_started(1)

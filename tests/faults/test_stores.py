@@ -38,6 +38,7 @@ def test_postgres_restart(patient: Stack, own_servers: Servers) -> None:
     marks.wait_started(2)
     waiting = stack.submit("stack.nap", {"marks": str(marks.directory)}, count=20)
     pids = {process.role: process.pid for process in stack.processes if process.alive}
+    stack.wait_settled()
     assert {stack.status(job_id).status for job_id in running} == {200}
 
     _crash(own_servers.postgres)
