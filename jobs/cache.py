@@ -143,7 +143,12 @@ def fetch(names: Sequence[str]) -> list[Any] | None:
     Asked over a connection that each thread keeps for this: to borrow one from the pool and to
     give it back takes longer than the question.
     """
-    return ask(lambda client: _line.fetch(client, names))
+    return ask(lambda client: _line.ask(client, "MGET", *names))
+
+
+def tell(channel: str, news: bytes) -> None:
+    """Publish ``news``, in one round trip over the same connection as ``fetch``."""
+    ask(lambda client: _line.ask(client, "PUBLISH", channel, news))
 
 
 def _answer(question: Callable[[redis.Redis], T]) -> T:
@@ -204,18 +209,18 @@ def subscribed(connection: redis.Redis, channel: str) -> Any:
 
 
 class _Line(threading.local):
-    """This thread's own connection for ``fetch``."""
+    """This thread's own connection for what is asked most often."""
 
     def __init__(self) -> None:
         self._client: redis.Redis | None = None
         self._connection: Any = None
         self._since = 0.0
 
-    def fetch(self, client: redis.Redis, names: Sequence[str]) -> list[Any]:
+    def ask(self, client: redis.Redis, *command: str | bytes) -> Any:
         connection = self._connected(client)
         try:
-            connection.send_command("MGET", *names)
-            answer: list[Any] = connection.read_response()
+            connection.send_command(*command)
+            answer = connection.read_response()
         except BaseException:
             # An answer that nobody has read would be taken for that to the next question.
             connection.disconnect()

@@ -14,25 +14,16 @@ from uuid import UUID
 from django.db import transaction
 
 from jobs.states import JobEvent
-from jobs.values import StatusView
+from jobs.values import Born, StatusView
 
 log = logging.getLogger("jobs.events")
 
 
 @dataclass(frozen=True, slots=True)
-class Submitting:
-    """Ids that are about to be born, told before their transaction begins."""
-
-    job_ids: tuple[UUID, ...]
-    ticket: str
-
-
-@dataclass(frozen=True, slots=True)
 class Submitted:
-    """Jobs were accepted. ``ticket`` pairs this with the ``Submitting`` before it."""
+    """Jobs were accepted."""
 
-    views: tuple[StatusView, ...]
-    ticket: str
+    jobs: tuple[Born, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +51,7 @@ class Fenced:
     worker: str
 
 
-Fact = Submitting | Submitted | Transitioned | Progressed | Fenced
+Fact = Submitted | Transitioned | Progressed | Fenced
 Subscriber = Callable[[Fact], None]
 
 _subscribers: list[Subscriber] = []

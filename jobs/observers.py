@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from jobs import events, status
 from jobs.states import JobEvent, JobState
+from jobs.values import Born, StatusView
 
 log = logging.getLogger("jobs")
 
-#: More jobs than this are submitted, or change without coming to their end, without copies: most of
-#: so many are never watched one by one, and the first reader of each brings its copy about.
-COPIES_AT_ONCE = 100
+#: More jobs than this change together without copies, unless they come to their end: most of so many
+#: are never watched one by one, and the first reader of each brings its copy about.
 MOVING_COPIES_AT_ONCE = 10
 #: A larger set of jobs is one log line with a count.
 LINES_AT_ONCE = 20
@@ -19,12 +20,9 @@ LINES_AT_ONCE = 20
 
 def keep_status(fact: events.Fact) -> None:
     """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
-    if isinstance(fact, events.Submitting):
-        if len(fact.job_ids) <= COPIES_AT_ONCE:
-            status.reserve(fact.job_ids, fact.ticket)
-    elif isinstance(fact, events.Submitted):
-        copied = fact.views if len(fact.views) <= COPIES_AT_ONCE else ()
-        status.fill(copied, fact.ticket, wake=True)
+    if isinstance(fact, events.Submitted):
+        # No copy: the first reader, if one ever comes, makes it for less than each submit would.
+        status.wake()
     elif isinstance(fact, events.Transitioned):
         waiting = any(view.state is JobState.PENDING for view in fact.views)
         few = len(fact.views) <= MOVING_COPIES_AT_ONCE
@@ -40,22 +38,26 @@ def keep_log(fact: events.Fact) -> None:
             "fenced job=%s event=%s token=%s worker=%s",
             fact.job_id, fact.event, fact.token, fact.worker,
         )  # fmt: skip
-    elif (
-        isinstance(fact, events.Submitted | events.Transitioned) and len(fact.views) > LINES_AT_ONCE
-    ):
-        event = fact.event if isinstance(fact, events.Transitioned) else JobEvent.SUBMIT
-        first, last = fact.views[0].job_id, fact.views[-1].job_id
-        log.info("%s %d jobs, %s to %s", event, len(fact.views), first, last)
     elif isinstance(fact, events.Submitted):
-        for view in fact.views:
-            log.info("submit job=%s handler=%s queue=%s", view.job_id, view.handler, view.queue)
+        if len(fact.jobs) > LINES_AT_ONCE:
+            _log_many(JobEvent.SUBMIT, fact.jobs)
+            return
+        for job in fact.jobs:
+            log.info("submit job=%s handler=%s queue=%s", job.job_id, job.handler, job.queue)
     elif isinstance(fact, events.Transitioned):
+        if len(fact.views) > LINES_AT_ONCE:
+            _log_many(fact.event, fact.views)
+            return
         for view in fact.views:
             log.info(
                 "%s job=%s handler=%s state=%s version=%d attempt=%d reason=%s",
                 fact.event, view.job_id, view.handler, view.state, view.version, view.attempt,
                 view.reason,
             )  # fmt: skip
+
+
+def _log_many(event: JobEvent, jobs: Sequence[Born | StatusView]) -> None:
+    log.info("%s %d jobs, %s to %s", event, len(jobs), jobs[0].job_id, jobs[-1].job_id)
 
 
 def subscribe_all() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from celery import Celery
 from django.db import connection
 
-from jobs import conf, connections, sql, transactions
+from jobs import conf, connections, transactions
 from jobs.pace import Paces
 from jobs.publisher import Message, Publisher, Refused, Taken
 from jobs.values import Doorbell
@@ -134,12 +134,8 @@ def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
     but those ``without``."""
     with connection.cursor() as cursor:
         cursor.execute(
-            sql.load("relay_take"),
-            {
-                "limit": limit,
-                "take_seconds": conf.get().relay_take_seconds,
-                "without": list(without),
-            },
+            "SELECT * FROM jobs_take_v1(%s, %s, %s)",
+            [limit, conf.get().relay_take_seconds, list(without)],
         )
         rows = cursor.fetchall()
     taken = [
@@ -188,16 +184,7 @@ def settle(published: Sequence[int], taken: Sequence[int]) -> None:
 
     def work() -> None:
         with connection.cursor() as cursor:
-            if published:
-                cursor.execute(
-                    "UPDATE jobs_outboxentry SET published_at = clock_timestamp()"
-                    " WHERE id = ANY(%s)",
-                    [list(published)],
-                )
-            if given_back:
-                cursor.execute(
-                    "UPDATE jobs_outboxentry SET taken_until = NULL WHERE id = ANY(%s)",
-                    [given_back],
-                )
+            # The function answers nothing, and locks in the order that it is given.
+            cursor.execute("SELECT jobs_settle_v1(%s, %s)", [sorted(published), given_back])
 
-    transactions.run(work)
+    transactions.run(work, single=True)

@@ -76,6 +76,16 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Born:
+    """A job that was just accepted: PENDING at version 1."""
+
+    job_id: UUID
+    owner_id: int | None
+    handler: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class Doorbell:
     """One job that a worker may want to look at: a hint, never an authority."""
 

@@ -44,7 +44,7 @@ _SIMPLE_QUERY, _STATEMENT_AT = b"Q", 5
 
 #: The server's end of an answer outside a transaction.
 _IDLE = b"Z\x00\x00\x00\x05I"
-_WRITES = re.compile(rb'\b(?:INSERT INTO|UPDATE|DELETE FROM) +"?jobs_')
+_WRITES = re.compile(rb'\b(?:INSERT INTO|UPDATE|DELETE FROM) +"?jobs_|\bjobs_\w+_v\d+\(')
 
 
 def is_commit(data: bytes, *, idle: bool = False) -> bool:

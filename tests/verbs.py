@@ -16,14 +16,15 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs import events, lifecycle
+from jobs import events, lifecycle, status
 from jobs.models import AuditEntry, Job
+from jobs.querysets import read_views
 from jobs.states import ActorKind, JobEvent, JobState
 from jobs.values import Actor, Attempt, Doorbell, Outcome, Progress, StatusView, Submission
 
 F = TypeVar("F")
 
-_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) +\"?jobs_")
+_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) +\"?jobs_|\bjobs_\w+_v\d+\(")
 
 HANDLER = "testing.outcome"
 WORKER = "worker:1"
@@ -48,6 +49,15 @@ def submit(count: int = 1, *, handler: str = HANDLER, **fields: Any) -> list[Job
     accepted = lifecycle.submit([Submission(handler, **fields) for _ in range(count)])
     rows = Job.objects.in_bulk([one.job_id for one in accepted])
     return [rows[one.job_id] for one in accepted]
+
+
+def watched(count: int = 1) -> list[Job]:
+    """Submit jobs whose status somebody has asked another process for: Redis has the copies."""
+    jobs = submit(count)
+    ids = [job.id for job in jobs]
+    status.reserve(ids, "somebody else")
+    status.fill(read_views(ids, 4096), "somebody else")
+    return jobs
 
 
 def claim(jobs: Iterable[Job], worker: str = WORKER) -> list[Attempt]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from django.db import connection
 
 from jobs import events, policy, transactions
 from jobs.errors import IllegalTransition
-from jobs.lifecycle.writing import array_of, move, store_lines, write
+from jobs.lifecycle.writing import array_of, json_array_of, move, store_lines, write
 from jobs.models import AuditEntry, Job, JobArtifact
 from jobs.states import ActorKind, JobEvent
 from jobs.values import Actor, Attempt, Outcome, Settled
@@ -81,12 +80,14 @@ def _is_simple(outcome: Outcome) -> bool:
 
 
 def _succeed(outcomes: Sequence[Outcome], actor: Actor) -> list[Settled]:
-    rows = [
-        {"id": str(o.attempt.job_id), "token": str(o.attempt.token), "result": o.result}
-        for o in outcomes
-    ]
-    parameters = {"rows": json.dumps(rows), "ids": array_of(row["id"] for row in rows)}
-    moved = move(JobEvent.SUCCEED, actor, "succeed", parameters)
+    # Sorted, because rows are locked in this order.
+    ordered = sorted(outcomes, key=lambda outcome: outcome.attempt.job_id)
+    parameters = {
+        "ids": array_of(outcome.attempt.job_id for outcome in ordered),
+        "tokens": array_of(outcome.attempt.token for outcome in ordered),
+        "results": json_array_of(outcome.result for outcome in ordered),
+    }
+    moved = move(JobEvent.SUCCEED, actor, "jobs_succeed_v1", parameters)
     written = {view.job_id: JobEvent.SUCCEED for view, _ in moved}
     stale = [o.attempt for o in outcomes if o.attempt.job_id not in written]
     recorded = _recorded(stale) if stale else {}

@@ -27,7 +27,8 @@ class Claim:
         self, doorbells: Iterable[Doorbell], *, worker: str, handlers: Collection[str]
     ) -> None:
         self._versions = {bell.job_id: bell.version for bell in doorbells}
-        self._tokens = {job_id: uuid.uuid4() for job_id in self._versions}
+        # Sorted, because rows are locked in this order.
+        self._tokens = {job_id: uuid.uuid4() for job_id in sorted(self._versions)}
         self._actor = Actor(ActorKind.WORKER, worker)
         self._handlers = handlers
         self._tries = 0
@@ -37,14 +38,14 @@ class Claim:
 
     def _take(self) -> list[Attempt]:
         parameters = {
-            "ids": array_of(self._versions),
-            "versions": array_of(self._versions.values()),
+            "ids": array_of(self._tokens),
+            "versions": array_of(self._versions[job_id] for job_id in self._tokens),
             "tokens": array_of(self._tokens.values()),
             "handlers": list(self._handlers),
             "lease_seconds": conf.get().lease_seconds,
         }
         self._tries += 1
-        moved = move(JobEvent.CLAIM, self._actor, "claim", parameters)
+        moved = move(JobEvent.CLAIM, self._actor, "jobs_claim_v1", parameters)
         if self._tries == 1:
             attempts = [
                 _attempt(view, payload, self._tokens[view.job_id]) for view, (payload,) in moved

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
@@ -15,9 +14,10 @@ from django.db import connection
 from jobs import conf, events, jsontext, policy, registry, sql, transactions
 from jobs.errors import FieldProblem, InvalidPayload, SubmissionError
 from jobs.lifecycle.standing import Standing
-from jobs.lifecycle.writing import views_of
+from jobs.lifecycle.writing import call
 from jobs.models import new_job_id
-from jobs.values import SYSTEM, Accepted, Actor, StatusView, Submission
+from jobs.states import JobState
+from jobs.values import SYSTEM, Accepted, Actor, Born, Submission
 
 
 def submit(
@@ -35,15 +35,12 @@ def submit(
     if not submissions:
         return []
     rows = _rows(submissions)
-    ids = tuple(UUID(row["id"]) for row in rows)
-    ticket = uuid.uuid4().hex
-    if not connection.in_atomic_block:
-        events.tell(events.Submitting(ids, ticket))
 
     def work() -> list[Accepted]:
         created = _insert(_reserve(rows), actor, reason)
-        events.tell_after_commit(events.Submitted(tuple(created.values()), ticket))
-        return _answers(rows, [created.get(job_id) for job_id in ids])
+        if created:
+            events.tell_after_commit(events.Submitted(tuple(map(_born, created))))
+        return _answers(rows, {row["id"] for row in created})
 
     # Without keys nothing can be answered by another job: the insert is all that there is.
     keys = ("unique_key", "idempotency_key")
@@ -140,26 +137,33 @@ def _reserve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["idempotency_key"] is None or row["id"] in reserved]
 
 
-def _insert(rows: list[dict[str, Any]], actor: Actor, reason: str) -> dict[UUID, StatusView]:
+def _insert(rows: list[dict[str, Any]], actor: Actor, reason: str) -> list[dict[str, Any]]:
+    """The rows that are jobs now, in their order."""
     if not rows:
-        return {}
+        return []
     parameters = {
         "rows": json.dumps(rows),
         "actor_kind": actor.kind,
         "actor_id": actor.id,
         "reason": policy.clipped(reason),
     }
-    return {view.job_id: view for view in views_of("submit", parameters)}
+    [[left_out]] = call("jobs_submit_v1", parameters)
+    without = set(map(str, left_out))
+    return [row for row in rows if row["id"] not in without] if without else rows
 
 
-def _answers(rows: list[dict[str, Any]], created: list[StatusView | None]) -> list[Accepted]:
-    """``created`` has None for each row that another job answers."""
-    left_out = [row for row, view in zip(rows, created, strict=True) if view is None]
+def _born(row: dict[str, Any]) -> Born:
+    return Born(UUID(row["id"]), row["owner_id"], row["handler"], row["queue"])
+
+
+def _answers(rows: list[dict[str, Any]], created: Collection[str]) -> list[Accepted]:
+    """``created`` has the ids of the rows that became jobs; standing jobs answer the others."""
+    left_out = [row for row in rows if row["id"] not in created]
     standing = Standing(left_out) if left_out else None
     answers = []
-    for index, (row, view) in enumerate(zip(rows, created, strict=True)):
-        if view is not None:
-            answers.append(Accepted(view.job_id, view.state, view.version, created=True))
+    for index, row in enumerate(rows):
+        if row["id"] in created:
+            answers.append(Accepted(UUID(row["id"]), JobState.PENDING, 1, created=True))
         elif standing is not None:
             answers.append(standing.instead_of(row, index))
     if standing is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -36,12 +36,12 @@ def write(
 
 
 def move(
-    event: JobEvent, actor: Actor, statement: str, parameters: dict[str, Any]
+    event: JobEvent, actor: Actor, function: str, parameters: dict[str, Any]
 ) -> list[tuple[StatusView, tuple[Any, ...]]]:
     """Lock, check and write one event of many jobs in one statement, which returns those it moved.
 
-    The statement is told the edge as the table of states has it. Answers each view with the columns
-    that the statement returns behind it.
+    The function of the database is told the edge as the table of states has it. Answers each view
+    with the columns that the function returns behind it.
     """
     edge = {
         "event": event,
@@ -49,12 +49,22 @@ def move(
         "target": target_of(event),
         "actor_kind": actor.kind,
         "actor_id": actor.id,
+        "inline_limit": conf.get().inline_result_limit_bytes,
     }
-    rows = _rows_of(statement, {**parameters, **edge})
+    rows = call(function, {**parameters, **edge})
     moved = [(view_of_row(row), row[VIEW_WIDTH:]) for row in rows]
     if moved:
         events.tell_after_commit(events.Transitioned(event, tuple(view for view, _ in moved)))
     return moved
+
+
+def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows that a function of ``sql/verbs_v1.sql`` returns."""
+    arguments = ",".join(f"_{name}=>%({name})s" for name in parameters)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {function}({arguments})", parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def array_of(values: Iterable[object]) -> str:
@@ -62,17 +72,22 @@ def array_of(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+def json_array_of(values: Iterable[Any]) -> str:
+    """One array literal of JSON texts; None becomes NULL, as a field of a JSON row does."""
+    return array_of("NULL" if value is None else _quoted(json.dumps(value)) for value in values)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def views_of(statement: str, parameters: dict[str, Any]) -> list[StatusView]:
-    return [view_of_row(row) for row in _rows_of(statement, parameters)]
-
-
-def _rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     text = sql.load(statement).replace("{view}", VIEW_COLUMNS)
     parameters["inline_limit"] = conf.get().inline_result_limit_bytes
     with connection.cursor() as cursor:
         cursor.execute(text, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
+        return [view_of_row(row) for row in cursor.fetchall()]
 
 
 def execute(statement: str, parameters: dict[str, Any]) -> int:

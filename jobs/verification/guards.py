@@ -23,7 +23,7 @@ from jobs.verification.values import Options
 
 #: The migration that chained the audit, and the latest whose tables are read.
 CHAINED = "0003_audit_chain"
-LATEST = "0004_keys"
+LATEST = "0005_verbs"
 UNDEFINED_TABLE = "42P01"
 #: The version of the guard that came with it.
 FIRST_VERSION = 2

@@ -151,7 +151,6 @@ def test_every_verb_tells_after_its_commit(facts: Facts) -> None:
     [job] = submit()
     testing.run_inline()
     assert [type(fact).__name__ for fact in facts.all] == [
-        "Submitting",
         "Submitted",
         "Transitioned",
         "Transitioned",

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,7 +22,7 @@ from jobs.states import JobEvent, JobState
 from jobs.status import Copy
 from jobs.values import Progress, StatusView
 from tests.db.conftest import PrivateRedis
-from tests.verbs import USER, a_view, claim, finish, statements, submit
+from tests.verbs import USER, a_view, claim, finish, statements, submit, watched
 
 Rank = tuple[int, int]
 
@@ -397,7 +397,7 @@ def test_no_later_reader_is_shown_less(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("redis_cache")
 def test_every_step_of_a_job_reaches_its_readers() -> None:
-    [job] = submit()
+    [job] = watched()
     assert shown(job.id) == (1, 0)
     [attempt] = claim([job])
     assert shown(job.id) == (2, 0)
@@ -415,7 +415,7 @@ def test_every_step_of_a_job_reaches_its_readers() -> None:
 @pytest.mark.usefixtures("redis_cache")
 def test_many_that_move_lose_their_copies_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "MOVING_COPIES_AT_ONCE", 2)
-    jobs = submit(3)
+    jobs = watched(3)
     ids = [job.id for job in jobs]
     assert set(status.read(ids)) == set(ids)
     attempts = claim(jobs)
@@ -459,11 +459,40 @@ def test_after_a_flush_the_first_reader_fills_for_all(redis_cache: redis.Redis) 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("redis_cache")
-def test_a_large_submit_leaves_its_copies_to_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observers, "COPIES_AT_ONCE", 2)
-    many, few = submit(3), submit(2)
-    assert status.read([job.id for job in many]) == {}
-    assert len(status.read([job.id for job in few])) == 2
+def test_a_submit_leaves_its_copies_to_the_readers() -> None:
+    [job] = submit()
+    claim([job])
+    assert status.read([job.id]) == {}
+    first = status_reader.one(job.id)
+    assert first is not None
+    assert first.rank == shown(job.id) == (2, 0)
+
+
+@pytest.mark.usefixtures("redis_cache")
+@pytest.mark.parametrize(
+    "view",
+    [
+        a_view(),
+        replace(a_view(), result={"a": [1, None, "ü"]}, has_result=True, started_at=a_view().due_at),
+        replace(a_view(), reason='say "no" \\ \n\x00\ud800', cancel_requested=True, owner_id=3),
+        replace(a_view(), handler="é", queue='"', progress=Progress(1, "\u2028")),
+    ],
+)
+def test_a_copy_is_the_json_that_it_stands_for(view: StatusView) -> None:
+    text = status.render(view).body.decode()
+    body = json.loads(text)
+    assert text == json.dumps(body, separators=(",", ":"))
+    assert {**body, "progress": None, "links": None} == {
+        **{name: getattr(view, name) for name in body if hasattr(view, name)},
+        "id": str(view.job_id),
+        "submitted_at": view.submitted_at.isoformat(),
+        "due_at": view.due_at.isoformat(),
+        "started_at": view.started_at and view.started_at.isoformat(),
+        "progress": None,
+        "links": None,
+    }
+    assert body["progress"] == asdict(view.progress)
+    assert set(body["links"]) == {"self", *(["result"] if view.has_result else [])}
 
 
 @pytest.mark.django_db(transaction=True)
@@ -507,7 +536,8 @@ def test_a_watch_hears_what_happened_after_it_was_opened() -> None:
 def test_without_redis_nothing_is_asked_and_nothing_breaks() -> None:
     view = a_view()
     status.reserve([view.job_id], "t")
-    status.fill([view], "t", wake=True)
+    status.fill([view], "t")
+    status.wake()
     status.update([view], wake=True)
     assert status.read([view.job_id]) == {}
     with status.Watch(view.job_id) as watch:
@@ -549,7 +579,7 @@ def test_a_frozen_redis_delays_readers_by_one_bound(
     private_redis: PrivateRedis, jobs_settings: Callable[..., None]
 ) -> None:
     jobs_settings(cache_url=private_redis.url, cache_timeout_seconds=0.2, cache_retry_seconds=30)
-    jobs = submit(20)
+    jobs = watched(20)
     assert len(status.read([job.id for job in jobs])) == 20
     private_redis.freeze()
     begun = time.monotonic()

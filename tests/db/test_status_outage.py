@@ -15,7 +15,7 @@ from django.test import Client
 from jobs import cache, conf, lifecycle, status, status_reader
 from jobs.states import JobEvent
 from jobs.status import Copy
-from tests.verbs import USER, claim, finish, statements, submit
+from tests.verbs import USER, claim, finish, statements, watched
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_cache")]
 
@@ -53,7 +53,7 @@ def all_have_noticed() -> float:
 @pytest.mark.parametrize("many", [False, True])
 def test_old_copies_are_not_believed(many: bool) -> None:
     """The news of a commit was lost with Redis, and others were shown the row meanwhile."""
-    [job] = submit(1)
+    [job] = watched()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "ask", lambda *_, **__: None)
         lifecycle.cancel([job.id], actor=USER)
@@ -77,7 +77,7 @@ def test_a_process_that_has_just_begun_believes_nothing_older(
     wait: Wait, admin_client: Client
 ) -> None:
     """The outage may have been over when it began."""
-    [job] = submit(1)
+    [job] = watched()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "ask", lambda *_, **__: None)
         lifecycle.cancel([job.id], actor=USER)
@@ -93,7 +93,7 @@ def test_a_process_that_has_just_begun_believes_nothing_older(
 def test_what_was_under_way_when_redis_failed_is_not_believed(wait: Wait) -> None:
     """A command that the network held back is carried out when Redis answers again, and what it
     writes lives from then on."""
-    [job] = submit(1)
+    [job] = watched()
     cache.breaker.trip(0.0)
     wait(conf.get().status_ttl_seconds)
     cache.ask(lambda r: r.ping())
@@ -138,7 +138,7 @@ def test_trouble_of_the_server_is_one(error: Exception) -> None:
 
 
 def test_a_copy_that_was_compared_with_its_row_is_believed_again(wait: Wait) -> None:
-    [job] = submit(1)
+    [job] = watched()
     outage()
     wait(all_have_noticed())
     with statements() as sql:
@@ -152,7 +152,7 @@ def test_a_copy_that_was_compared_with_its_row_is_believed_again(wait: Wait) -> 
 
 def test_a_copy_compared_too_early_is_compared_again(wait: Wait) -> None:
     """A writer that leaves Redis alone for a while yet would not have told what it commits."""
-    [job] = submit(1)
+    [job] = watched()
     outage()
     assert status_reader.one(job.id) is not None
     with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +165,7 @@ def test_a_copy_compared_too_early_is_compared_again(wait: Wait) -> None:
 
 
 def test_a_comparison_before_the_next_outage_counts_for_nothing(wait: Wait) -> None:
-    [job] = submit(1)
+    [job] = watched()
     outage()
     wait(all_have_noticed())
     assert status_reader.one(job.id) is not None
@@ -177,7 +177,7 @@ def test_a_comparison_before_the_next_outage_counts_for_nothing(wait: Wait) -> N
 
 
 def test_many_readers_of_an_old_copy_share_one_comparison(wait: Wait) -> None:
-    [job] = submit(1)
+    [job] = watched()
     outage()
     wait(all_have_noticed())
     copies: list[Copy | None] = []
@@ -188,7 +188,7 @@ def test_many_readers_of_an_old_copy_share_one_comparison(wait: Wait) -> None:
 
 
 def test_copies_are_believed_once_the_old_ones_have_expired(wait: Wait) -> None:
-    [job] = submit(1)
+    [job] = watched()
     outage()
     wait(conf.get().status_ttl_seconds + 1)
     with statements() as sql:
@@ -197,7 +197,7 @@ def test_copies_are_believed_once_the_old_ones_have_expired(wait: Wait) -> None:
 
 
 def test_the_end_is_believed_at_any_time() -> None:
-    [job] = submit(1)
+    [job] = watched()
     finish(claim([job]), JobEvent.SUCCEED, result={"state": "PENDING"})
     outage()
     with statements() as sql:

@@ -16,7 +16,7 @@ from jobs.errors import FieldProblem, IdempotencyConflict, InvalidPayload, Unkno
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.registry import handler
 from jobs.states import ActorKind, JobEvent, JobState
-from jobs.values import Actor, Submission
+from jobs.values import Actor, Born, Submission
 from tests.conftest import JobFactory, UserFactory
 from tests.verbs import HANDLER, USER, Facts, claim, finish, rolled_back, statements, submit
 
@@ -223,18 +223,28 @@ def test_jobs_are_born_with_the_callers_own_rows(
         [job] = submit(owner_id=user.pk)
         assert facts.all == []
     [told] = facts.of(events.Submitted)
-    assert [view.job_id for view in told.views] == [job.id]
+    assert [born.job_id for born in told.jobs] == [job.id]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_alone_it_announces_the_birth_before_and_after(facts: Facts) -> None:
-    accepted = lifecycle.submit([Submission(HANDLER)] * 2)
-    [before, after] = facts.all
-    assert isinstance(before, events.Submitting)
-    assert isinstance(after, events.Submitted)
-    assert before.ticket == after.ticket
-    ids = {one.job_id for one in accepted}
-    assert set(before.job_ids) == {view.job_id for view in after.views} == ids
+def test_a_birth_is_told_with_what_the_job_is(facts: Facts) -> None:
+    [one, other] = lifecycle.submit([Submission(HANDLER)] * 2)
+    [told] = facts.all
+    assert told == events.Submitted(
+        (
+            Born(one.job_id, None, HANDLER, "default"),
+            Born(other.job_id, None, HANDLER, "default"),
+        )
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_is_told_of_a_job_that_stood_already(facts: Facts) -> None:
+    wish = Submission(HANDLER, idempotency_key="k")
+    first = lifecycle.submit([wish])
+    facts.all.clear()
+    assert [one.job_id for one in lifecycle.submit([wish])] == [one.job_id for one in first]
+    assert facts.all == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -10,6 +10,7 @@ import pytest
 
 from jobs import events, observers
 from jobs.states import JobEvent
+from jobs.values import Born
 from tests.verbs import a_view
 
 FACT = events.Fenced(uuid4(), uuid4(), JobEvent.SUCCEED, "w")
@@ -57,7 +58,7 @@ def test_the_log_has_one_line_per_transition(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.INFO, logger="jobs")
     view = a_view(version=4)
     observers.keep_log(events.Transitioned(JobEvent.RETRY, (view,)))
-    observers.keep_log(events.Submitted((view,), "t"))
+    observers.keep_log(events.Submitted((Born(view.job_id, None, "h", "default"),)))
     observers.keep_log(FACT)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3

@@ -1,0 +1,43 @@
+"""Plans that a session keeps stay right: made while tables are empty, used when they are not."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection, transaction
+
+from jobs import relay
+from jobs.states import JobEvent
+from tests.db.test_queries import LOAD
+from tests.reads import Reads
+from tests.verbs import claim, finish, rolled_back, submit
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WAITING = 500
+
+
+def test_plans_made_for_empty_tables_read_only_what_is_asked_for() -> None:
+    with connection.cursor() as cursor:
+        # Vacuumed while empty: the planner takes them for empty for good.
+        cursor.execute("VACUUM ANALYZE jobs_job, jobs_outboxentry, jobs_auditentry")
+        cursor.execute("DISCARD PLANS")
+    with rolled_back():
+        assert relay.take(10) == []
+        finish(claim(submit(1)), JobEvent.SUCCEED)
+    with connection.cursor() as cursor, transaction.atomic():
+        # The rows of LOAD without its ANALYZE, which would have the plans made anew.
+        cursor.execute(LOAD.partition("ANALYZE")[0])
+    jobs = submit(WAITING)
+    with transaction.atomic():
+        with Reads("jobs_job") as reads:
+            attempts = claim(jobs[:5])
+        assert (len(attempts), reads.whole) == (5, 0)
+        assert reads.rows <= 5
+        with Reads("jobs_job") as reads:
+            finish(attempts, JobEvent.SUCCEED)
+        assert reads.whole == 0
+        assert reads.rows <= 5
+        with Reads("jobs_outboxentry") as reads:
+            assert len(relay.take(100)) == 100
+        assert reads.whole == 0
+        assert reads.rows <= 4 * 100
