@@ -473,7 +473,9 @@ def test_a_submit_leaves_its_copies_to_the_readers() -> None:
     "view",
     [
         a_view(),
-        replace(a_view(), result={"a": [1, None, "ü"]}, has_result=True, started_at=a_view().due_at),
+        replace(
+            a_view(), result={"a": [1, None, "ü"]}, has_result=True, started_at=a_view().due_at
+        ),
         replace(a_view(), reason='say "no" \\ \n\x00\ud800', cancel_requested=True, owner_id=3),
         replace(a_view(), handler="é", queue='"', progress=Progress(1, "\u2028")),
     ],

@@ -33,7 +33,7 @@ from tests.faults.suite import judge, ledger
 from tests.marks import until
 from tests.services import ROOT
 from tests.stack import Stack
-from tests.testapp.ends import POISON
+from tests.testapp.ends import LOST, POISON, End
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
 
@@ -281,6 +281,17 @@ def test_end_that_nobody_foresaw(run: Run) -> None:
     found = judge.ends(run.world)
     assert found.violations == 1, found
     assert "failure 3" in found.examples[0]
+
+
+def test_end_that_is_foreseen_where_nobody_could_rescue(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "ENDS", {"chaos.quick": End("FAILED", LOST, or_late=True)})
+    now = time.time()
+    without = judge.ends(run.world, [(now, now + 1)])
+    assert without.violations > 0
+    assert judge.ends(run.world).violations == without.violations
+    assert judge.ends(run.world, [(0.0, now)]).violations == 0
 
 
 def test_poison_ends_as_foreseen(run: Run) -> None:

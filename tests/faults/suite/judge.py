@@ -16,7 +16,7 @@ import re
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -34,6 +34,9 @@ from tests.faults.suite.doorbells import STRANGER
 from tests.faults.suite.figures import figures
 from tests.services import ROOT, Services
 from tests.testapp.ends import ENDS, LEAVES_EFFECT, LOST
+
+#: A beginning and an end, in seconds since the epoch.
+Span = tuple[float, float]
 
 LOOK_SECONDS = 0.25
 #: Jobs that are due later than this are scheduled, not waiting.
@@ -162,15 +165,22 @@ def _unacknowledged(world: Judged) -> list[str]:
 # ---------------------------------------------------------------------------------------- verdict
 
 
-def judge(world: Judged, ledger: Path, *, bound_seconds: float | None = None) -> Verdict:
+def judge(
+    world: Judged,
+    ledger: Path,
+    *,
+    bound_seconds: float | None = None,
+    hindered: Sequence[Span] = (),
+) -> Verdict:
     """Everything that can be judged at rest. Empties the dead-letter queue.
 
     ``bound_seconds`` is what recovery may take beyond the lease (I12); None: the checker's own.
+    ``hindered``: when nobody could rescue.
     """
     findings = [
         *verified(world, ledger, bound_seconds),
         effects(world),
-        ends(world),
+        ends(world, hindered),
         dead_letters(world),
         unhandled(ledger),
         *surprises(ledger),
@@ -222,8 +232,12 @@ def effects(world: Judged) -> Finding:
     return _finding("I8", "effects follow completion", examples)
 
 
-def ends(world: Judged) -> Finding:
-    """Every chaos job ended as its handler's data say, or CANCELLED by somebody's request."""
+def ends(world: Judged, hindered: Sequence[Span] = ()) -> Finding:
+    """Every chaos job ended as its handler's data say, or CANCELLED by somebody's request.
+
+    A holder that stood still past its lease may complete its job all the same if nobody could take
+    it back meanwhile (``hindered``): it renews the lease as soon as it moves again.
+    """
     rows = world.sql(
         """
         SELECT j.id::text, j.handler, j.state, j.reason, EXISTS (
@@ -233,14 +247,22 @@ def ends(world: Judged) -> Finding:
         ), EXISTS (
             SELECT 1 FROM jobs_auditentry AS a WHERE a.job_id = j.id
                 AND a.event = 'succeed' AND a.at > a.lease_until
-        ) FROM jobs_job AS j WHERE j.handler = ANY(%(handlers)s)
+        ), extract(epoch FROM coalesce(j.started_at, j.submitted_at))::float8,
+            extract(epoch FROM coalesce(j.finished_at, clock_timestamp()))::float8
+        FROM jobs_job AS j WHERE j.handler = ANY(%(handlers)s)
         """,
         {"handlers": list(ENDS)},
     )
     examples = [
         f"job {job} {handler}: {state} ({reason[:120]})"
-        for job, handler, state, reason, asked, late in rows
-        if not _foreseen(handler, state, reason, asked=asked, late=late)
+        for job, handler, state, reason, asked, late, began, ended in rows
+        if not _foreseen(
+            handler,
+            state,
+            reason,
+            asked=asked,
+            late=late or any(began < until and since < ended for since, until in hindered),
+        )
     ]
     return _finding("ENDS", "every handler ends as foreseen", examples)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.suite import ledger as ledgers
 from tests.faults.suite.fault import everything
 from tests.faults.suite.figures import spread
-from tests.faults.suite.judge import judge, quiesce
+from tests.faults.suite.judge import Span, judge, quiesce
 from tests.faults.suite.plan import Step
 from tests.faults.suite.report import Report
 from tests.faults.suite.runner import (
@@ -25,9 +25,6 @@ from tests.faults.suite.world import Servers, World
 from tests.services import template
 
 QUIESCE_SECONDS = 120.0
-
-#: A beginning and an end, in seconds since the epoch.
-Span = tuple[float, float]
 
 #: When the rescuer took back what a killed process had held, by the name of the holder.
 _TAKEN_BACK = """
@@ -86,11 +83,12 @@ class Sitting:
     def _judge(self, world: World) -> None:
         report = self._report
         dead_letters = dead_letters_of(world)
-        verdict = judge(world, world.ledger_directory)
+        spans = hindered(report.records)
+        verdict = judge(world, world.ledger_directory, hindered=spans)
         report.findings = verdict.findings
         report.figures = {**verdict.figures, "dead_letters": dead_letters}
         report.restarts = dict(world.restarts)
-        report.dead_worker_seconds = taken_back(world, hindered(report.records))
+        report.dead_worker_seconds = taken_back(world, spans)
         report.dead_worker_bound = world.jobs["lease_seconds"] + DEAD_WORKER_SECONDS
         report.status_while_frozen = status_while(report, world.ledger_directory, "Redis: frozen")
 
