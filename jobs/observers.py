@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from jobs import events, status
+from jobs.announcing import Announcer
 from jobs.states import JobEvent, JobState
 from jobs.values import Born, StatusView
 
@@ -23,12 +24,21 @@ def keep_status(fact: events.Fact) -> None:
     if isinstance(fact, events.Submitted):
         # No copy: the first reader, if one ever comes, makes it for less than each submit would.
         status.wake()
+    elif isinstance(fact, events.Transitioned) and fact.event is JobEvent.CLAIM:
+        _announcer.add(fact.views)
     elif isinstance(fact, events.Transitioned):
         waiting = any(view.state is JobState.PENDING for view in fact.views)
-        few = len(fact.views) <= MOVING_COPIES_AT_ONCE
-        status.update(fact.views, wake=waiting, moving=few)
+        _announcer.overtake(fact.views)
+        _show(fact.views, wake=waiting)
     elif isinstance(fact, events.Progressed):
         status.update(fact.views)
+
+
+def _show(views: Sequence[StatusView], *, wake: bool = False) -> None:
+    status.update(views, wake=wake, moving=len(views) <= MOVING_COPIES_AT_ONCE)
+
+
+_announcer = Announcer(_show)
 
 
 def keep_log(fact: events.Fact) -> None:

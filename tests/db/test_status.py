@@ -22,6 +22,7 @@ from jobs.states import JobEvent, JobState
 from jobs.status import Copy
 from jobs.values import Progress, StatusView
 from tests.db.conftest import PrivateRedis
+from tests.marks import until
 from tests.verbs import USER, a_view, claim, finish, statements, submit, watched
 
 Rank = tuple[int, int]
@@ -400,7 +401,7 @@ def test_every_step_of_a_job_reaches_its_readers() -> None:
     [job] = watched()
     assert shown(job.id) == (1, 0)
     [attempt] = claim([job])
-    assert shown(job.id) == (2, 0)
+    until(lambda: shown(job.id) == (2, 0), 10)
     lifecycle.cancel([job.id], actor=USER)
     finish([attempt], JobEvent.SUCCEED, result={"n": 1})
     with statements() as found:
@@ -419,7 +420,7 @@ def test_many_that_move_lose_their_copies_until_they_end(monkeypatch: pytest.Mon
     ids = [job.id for job in jobs]
     assert set(status.read(ids)) == set(ids)
     attempts = claim(jobs)
-    assert status.read(ids) == {}
+    until(lambda: status.read(ids) == {}, 10)
     first = status_reader.one(ids[0])
     assert first is not None
     assert first.rank == shown(ids[0]) == (2, 0)
