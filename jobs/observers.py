@@ -12,8 +12,8 @@ from jobs.values import Born, StatusView
 
 log = logging.getLogger("jobs")
 
-#: More jobs than this change together without copies, unless they come to their end: most of so many
-#: are never watched one by one, and the first reader of each brings its copy about.
+#: More jobs than this change together without copies, unless they come to their end: most of so
+#: many are never watched one by one, and the first reader of each brings its copy about.
 MOVING_COPIES_AT_ONCE = 10
 #: A larger set of jobs is one log line with a count.
 LINES_AT_ONCE = 20

@@ -1,4 +1,4 @@
-"""The hot verbs as functions. Processes of the release before do not call them, and go on working."""
+"""The hot verbs as functions. Processes of the release before go on without them."""
 
 from django.db import migrations
 
