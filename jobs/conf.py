@@ -142,6 +142,8 @@ class JobsSettings(BaseModel):
     """Longest ``?wait=`` of a status request."""
     wait_slots: Annotated[int, Field(ge=0)] = 8
     """Waiting status requests per API process; more are answered at once."""
+    waiting_limit: Annotated[int, Field(ge=0)] = 10_000
+    """The same per process for waiting clients, where a wait holds no thread."""
     data_roots: tuple[Path, ...] = ()
     """Directories whose files a payload may name by path. Empty: uploads only."""
 

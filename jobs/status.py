@@ -247,7 +247,7 @@ def _news(view: StatusView, *, moving: bool) -> _Write:
     final = view.is_immutable
     value = _value(view) if moving or final else b""
     return (
-        (name_of(written), _channel(written)),
+        (name_of(written), channel_of(written)),
         (*view.rank, value, _life(view), int(final)),
     )
 
@@ -300,7 +300,7 @@ class Watch:
     def __enter__(self) -> Self:
         def question(_: redis.Redis) -> Any:
             self._client = cache.waiting_client(conf.get().cache_timeout_seconds)
-            return cache.subscribed(self._client, _channel(self._job_id))
+            return cache.subscribed(self._client, channel_of(self._job_id))
 
         self._pubsub = cache.ask(question)
         return self
@@ -323,7 +323,8 @@ class Watch:
         return self._pubsub is not None and not cache.breaker.is_open()
 
 
-def _channel(job_id: UUID | str) -> str:
+def channel_of(job_id: UUID | str) -> str:
+    """Where updates of this job are told."""
     return f"{conf.get().cache_prefix}:c:{job_id}"
 
 

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from uuid import UUID
 
 from jobs import cache, conf, status
@@ -27,12 +28,12 @@ NOTHING_SEEN: Rank = (0, 0)
 #: Longest time that a reader relies on another reader's query before it asks for itself.
 _PATIENCE_SECONDS = 2.0
 #: Longest wait for news before looking again: bounds the harm of news that was lost on its way.
-_LOOK_AGAIN_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 2.0
 #: Jobs whose last shown rank a process remembers, a few hundred bytes each.
 _FLOORS = 20_000
 _NEVER_READ = (NOTHING_SEEN, float("-inf"))
 #: Pace of looking when Redis cannot tell news.
-_PACE_SECONDS = 0.5
+PACE_SECONDS = 0.5
 
 
 def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
@@ -52,10 +53,19 @@ def one(job_id: UUID, at_least: Rank = NOTHING_SEEN) -> Copy | None:
     return copy
 
 
-def many(job_ids: Sequence[UUID]) -> dict[UUID, Copy]:
-    """What is known of these jobs: one Redis round trip for the copies, one query for the rest."""
+def many(
+    job_ids: Sequence[UUID], at_least: Mapping[UUID, Rank] = MappingProxyType({})
+) -> dict[UUID, Copy]:
+    """What is known of these jobs: one Redis round trip for the copies, one query for the rest.
+
+    ``at_least`` as in ``one``, by job.
+    """
     copies = status.read(job_ids)
-    behind = [job_id for job_id, copy in copies.items() if not is_believed(job_id, copy)]
+    behind = [
+        job_id
+        for job_id, copy in copies.items()
+        if not is_believed(job_id, copy, at_least.get(job_id, NOTHING_SEEN))
+    ]
     missing = [job_id for job_id in job_ids if job_id not in copies]
     if missing or behind:
         copies |= _from_rows([*missing, *behind], behind=behind)
@@ -120,9 +130,9 @@ def _watched(watch: status.Watch, job_id: UUID, rank: Rank, until: float) -> Cop
         if left <= 0:
             break
         if watch.works:
-            watch.wait(min(left, _LOOK_AGAIN_SECONDS))
+            watch.wait(min(left, LOOK_AGAIN_SECONDS))
         else:
-            time.sleep(min(left, _PACE_SECONDS))
+            time.sleep(min(left, PACE_SECONDS))
         copy = one(job_id, at_least=rank)
     return copy
 

@@ -35,13 +35,17 @@ from tests.http_client import Answer, Http
 from tests.marks import Marks, until
 from tests.services import ROOT, Services, database, environment, forget_keys, forget_queues
 
-Role = Literal["api", "worker", "relay", "scheduler"]
+Role = Literal["api", "waiting", "worker", "relay", "scheduler"]
 ROLES: tuple[Role, ...] = ("api", "worker", "relay", "scheduler")
 
 COMMANDS: dict[Role, str] = {
     "api": (
         "granian --interface wsgi interlock.wsgi:application --host 127.0.0.1 --port {port}"
         " --workers 1 --blocking-threads 16"
+    ),
+    "waiting": (
+        "granian --interface asgi interlock.asgi:application --host 127.0.0.1 --port {port}"
+        " --workers 1 --loop asyncio --http 1 --no-ws --http1-buffer-size 8192 --backlog 16384"
     ),
     "worker": (
         "celery -A interlock worker -Q {queue} --pool prefork --concurrency 2"
@@ -258,7 +262,7 @@ class Stack:
     def ready(self, process: Process) -> bool:
         """Whether it is at work. Fails if it has ended."""
         assert process.alive, f"{process.role} ended\n{processes.log_tail(process.log, 60)}"
-        if process.role == "api":
+        if process.role in {"api", "waiting"}:
             try:
                 return Http(process.port).get("/health/ready").status == 200
             except OSError:

@@ -308,7 +308,7 @@ def test_news_ends_the_waiting(
 
     monkeypatch.setattr(status.Watch, "__enter__", entered)
     # With Redis only the news itself can end the waiting in time.
-    monkeypatch.setattr(status_reader, "_LOOK_AGAIN_SECONDS", 60)
+    monkeypatch.setattr(status_reader, "LOOK_AGAIN_SECONDS", 60)
 
     def cancel() -> None:
         waiting.wait(10)
