@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from io import StringIO
@@ -19,22 +19,30 @@ from bench.processes import Running, Tree
 from interlock.local.ports import LOOPBACK, free_port
 
 _START_SECONDS = 30.0
+#: How the API and the process of waiting clients are started.
+THREADS = ("--interface", "wsgi", "--blocking-threads", "16")
+COROUTINES = (
+    *("--interface", "asgi", "--loop", "asyncio", "--http", "1", "--no-ws"),
+    *("--http1-buffer-size", "8192", "--backlog", "16384"),
+)
 
 
 @contextmanager
 def serving(
-    place: Place, application: str, environment: Mapping[str, str] | None = None
+    place: Place,
+    application: str,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = THREADS,
 ) -> Iterator[tuple[str, Tree]]:
-    """Granian as documented: one process, 16 threads. Yields the address and the process.
+    """Granian as documented: one process. Yields the address and the process.
 
     The server has the first core for itself and everything else the others, so that the load
     generator, Redis and PostgreSQL don't take from what is measured. With one core all share it.
     """
     port = free_port()
-    options = ["--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     command = module(
-        *("granian", "--interface", "wsgi", application, *options),
-        *("--blocking-threads", "16", "--log-level", "warning"),
+        *("granian", application, "--host", LOOPBACK, "--port", str(port), "--workers", "1"),
+        *(*options, "--log-level", "warning"),
     )
     running = Running(command, {**os.environ, **(environment or {})}, ROOT, place.path / "api.log")
     try:

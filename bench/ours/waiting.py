@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from bench.load import Call, answer, as_bytes, require
 from bench.marks import Marks
-from bench.ours.api import bootstrap, serving
+from bench.ours.api import COROUTINES, bootstrap, serving
 from bench.ours.platform_peer import Interlock
 from bench.place import Place
 from bench.processes import Tree
@@ -23,17 +23,11 @@ _QUIET_SECONDS = 2.0
 _AT_ONCE = 100
 
 
-class _Open(Interlock):
-    """As many waiting requests as the server has threads for; long polls need one each."""
-
-    jobs = {"wait_slots": 15}
-
-
 def measure(place: Place) -> dict[str, float]:
-    """Long polls, which is what the API offers; ``held`` of ``asked`` clients were kept waiting."""
+    """Long polls of one job; ``held`` of ``asked`` clients were kept waiting."""
     clients = place.plan.waiters
     _allow_sockets(clients)
-    ours = _Open(place)
+    ours = Interlock(place)
     marks = Marks(place.path / "marks", slots_for(place))
     ours.prepare()
     owner, headers = bootstrap()
@@ -44,7 +38,8 @@ def measure(place: Place) -> dict[str, float]:
         for tree in ours.trees(["worker"]):
             tree.freeze()
         [handle] = ours.submit_many(marks.take(1))
-        with serving(place, "interlock.wsgi:application") as (address, server):
+        held_by = serving(place, "interlock.asgi:application", options=COROUTINES)
+        with held_by as (address, server):
             url = f"{address}/api/v1/jobs/{handle}/status/"
             require(Call(url, headers=headers), 200)
             tag = {**headers, "If-None-Match": '"1.0"'}
