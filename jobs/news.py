@@ -38,6 +38,7 @@ class Listener:
         self._changed: set[str] = set()
         self._has_changed = asyncio.Event()
         self._connected = False
+        self._is_closed = False
 
     @property
     def works(self) -> bool:
@@ -57,20 +58,26 @@ class Listener:
         self._wanted.pop(channel, None)
         self._touch(channel)
 
+    def close(self) -> None:
+        """End ``run`` soon. Cancel it as well: it may be waiting for Redis."""
+        self._is_closed = True
+
     async def run(self) -> None:
-        """Listen until cancelled, over a new connection whenever one breaks."""
-        while conf.get().cache_url:
+        """Listen until closed, over a new connection whenever one breaks."""
+        while conf.get().cache_url and not self._is_closed:
             try:
                 await self._listen()
             except Exception as error:
                 # Without news everybody is looked after at a slower pace, and that must go on.
                 if self._connected:
-                    log.warning("no news of jobs until Redis is back: %s", _cause(error))
+                    log.warning("no news of jobs until Redis is back: %s", error)
             self._connected = False
             await asyncio.sleep(conf.get().cache_retry_seconds * random.uniform(0.5, 1.0))
 
     async def _listen(self) -> None:
         connection = cache.listener()
+        writer: asyncio.Task[None] | None = None
+        over = asyncio.Event()
         try:
             await connection.connect()
             self._asked.clear()
@@ -78,15 +85,21 @@ class Listener:
             self._changed = set(self._wanted)
             self._has_changed.set()
             self._connected = True
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._read(connection))
-                both.create_task(self._write(connection))
+            writer = asyncio.create_task(self._write(connection, over))
+            await self._read(connection)
         finally:
+            over.set()
+            self._has_changed.set()
             await connection.disconnect(nowait=True)
+            if writer is not None:
+                await asyncio.wait([writer])
+
+    # Both loops end by a flag and not by being cancelled alone: before Python 3.12 a cancellation is
+    # lost if it meets the end of a ``wait_for``, which redis-py sends with.
 
     async def _read(self, connection: Any) -> None:
         doubted = False
-        while True:
+        while not self._is_closed:
             answer = await connection.read_response(timeout=_SILENCE_SECONDS)
             if answer is not None:
                 doubted = False
@@ -97,18 +110,25 @@ class Listener:
                 doubted = True
                 await connection.send_command("PING")
 
-    async def _write(self, connection: Any) -> None:
-        while True:
-            await self._has_changed.wait()
-            self._has_changed.clear()
-            changed, self._changed = self._changed, set()
-            new = [name for name in changed if name in self._wanted and name not in self._asked]
-            old = [name for name in changed if name not in self._wanted and name in self._asked]
-            self._asked.difference_update(old)
-            self._asked.update(new)
-            for command, channels in (("UNSUBSCRIBE", old), ("SUBSCRIBE", new)):
-                for some in _portions(channels):
-                    await connection.send_command(command, *some)
+    async def _write(self, connection: Any, over: asyncio.Event) -> None:
+        try:
+            while not over.is_set():
+                await self._has_changed.wait()
+                self._has_changed.clear()
+                await self._subscribe(connection)
+        except Exception:
+            # The reader finds the connection closed, and says so.
+            await connection.disconnect(nowait=True)
+
+    async def _subscribe(self, connection: Any) -> None:
+        changed, self._changed = self._changed, set()
+        new = [name for name in changed if name in self._wanted and name not in self._asked]
+        old = [name for name in changed if name not in self._wanted and name in self._asked]
+        self._asked.difference_update(old)
+        self._asked.update(new)
+        for command, channels in (("UNSUBSCRIBE", old), ("SUBSCRIBE", new)):
+            for some in _portions(channels):
+                await connection.send_command(command, *some)
 
     def _take(self, answer: Any) -> None:
         kind, channel = answer[0], bytes(answer[1]).decode()
@@ -128,7 +148,3 @@ class Listener:
 
 def _portions(channels: list[str]) -> Iterable[list[str]]:
     return (channels[at : at + _AT_ONCE] for at in range(0, len(channels), _AT_ONCE))
-
-
-def _cause(error: BaseException) -> BaseException:
-    return _cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -69,15 +69,21 @@ class Vigil:
         self._listener = Listener(self._look_soon)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs-vigil")
         self._is_closed = False
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Listen and look until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._listener.run())
-                both.create_task(self._look_on())
-        finally:
-            await asyncio.to_thread(self._thread.shutdown)
+    def start(self) -> None:
+        """Listen and look from now on."""
+        self._tasks = [asyncio.create_task(one) for one in (self._listener.run(), self._look_on())]
+
+    async def stop(self) -> None:
+        """Wake all, and leave nothing running."""
+        self.close()
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.to_thread(self._thread.shutdown)
 
     def enter(self, job_id: UUID, rank: Rank) -> Waiter:
         """A future that is done once there is more of this job than ``rank``. Leave afterwards."""

@@ -180,15 +180,13 @@ class _Running:
     def __init__(self) -> None:
         self.vigil = Vigil()
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="jobs-answers")
-        self._task = asyncio.ensure_future(self.vigil.run())
+        self.vigil.start()
         self._before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._hear_signals()
 
     async def stop(self) -> None:
-        self.vigil.close()
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await self.vigil.stop()
         await asyncio.to_thread(self.threads.shutdown)
         for number, handler in self._before.items():
             signal.signal(number, handler)

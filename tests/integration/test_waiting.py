@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +13,6 @@ import psutil
 import pytest
 
 from interlock.local.ports import free_port
-from jobs import keys
-from jobs.models import ApiKey
 from tests.marks import until
 from tests.stack import Process, Stack
 
