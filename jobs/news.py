@@ -94,8 +94,8 @@ class Listener:
             if writer is not None:
                 await asyncio.wait([writer])
 
-    # Both loops end by a flag and not by being cancelled alone: before Python 3.12 a cancellation is
-    # lost if it meets the end of a ``wait_for``, which redis-py sends with.
+    # Both loops end by a flag and not by being cancelled alone: before Python 3.12 a cancellation
+    # is lost if it meets the end of a ``wait_for``, which redis-py sends with.
 
     async def _read(self, connection: Any) -> None:
         doubted = False

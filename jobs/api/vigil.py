@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from jobs import status_reader
 from jobs.news import Listener
@@ -83,6 +83,7 @@ class Vigil:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
         await asyncio.to_thread(self._thread.shutdown)
 
     def enter(self, job_id: UUID, rank: Rank) -> Waiter:

@@ -23,7 +23,7 @@ from tests.composefile import COMPOSE_FILE, ROOT, SERVICES
 
 Document = dict[str, Any]
 
-OWN_PROCESSES = {"migrate", "topology", "api", "worker", "relay", "scheduler"}
+OWN_PROCESSES = {"migrate", "topology", "api", "waiting", "worker", "relay", "scheduler"}
 ONE_SHOT = {"migrate", "topology"}
 SERVERS = {"postgres", "rabbitmq", "redis", "proxy"}
 LONG_RUNNING = sorted((OWN_PROCESSES | SERVERS) - ONE_SHOT)
@@ -99,7 +99,7 @@ def test_service_has_a_bounded_health_check(document: Document, name: str) -> No
     assert {"retries", "start_period"} <= set(check)
 
 
-@pytest.mark.parametrize("name", ["api", "proxy"])
+@pytest.mark.parametrize("name", ["api", "waiting", "proxy"])
 def test_web_health_checks_ask_the_lightweight_endpoint(document: Document, name: str) -> None:
     command = " ".join(service(document, name)["healthcheck"]["test"])
 
@@ -116,11 +116,11 @@ def test_loops_are_asked_for_their_heartbeat(document: Document, name: str) -> N
 @pytest.mark.parametrize("name", sorted(ONE_SHOT))
 def test_one_shots_end_and_others_wait_for_them(document: Document, name: str) -> None:
     assert service(document, name)["restart"].startswith("on-failure")
-    others = ("api", "worker", "relay", "scheduler")
-    waiting = {other: service(document, other).get("depends_on", {}) for other in others}
-    needed = {"migrate": set(waiting), "topology": {"worker", "relay"}}[name]
+    others = ("api", "waiting", "worker", "relay", "scheduler")
+    depending = {other: service(document, other).get("depends_on", {}) for other in others}
+    needed = {"migrate": set(depending), "topology": {"worker", "relay"}}[name]
     done = {"condition": "service_completed_successfully"}
-    assert {other for other, on in waiting.items() if on.get(name) == done} == needed
+    assert {other for other, on in depending.items() if on.get(name) == done} == needed
 
 
 def test_the_api_starts_without_broker_and_cache(document: Document) -> None:
@@ -225,7 +225,8 @@ def test_the_api_believes_the_one_proxy_about_addresses(document: Document) -> N
         name: service.get("environment", {}).get("INTERLOCK_TRUSTED_PROXIES")
         for name, service in document["services"].items()
     }
-    assert {name: count for name, count in believed.items() if count} == {"api": "1"}
+    told = {name: count for name, count in believed.items() if count}
+    assert told == {"api": "1", "waiting": "1"}
 
 
 def test_open_requests_outlive_a_long_poll(document: Document) -> None:
@@ -233,6 +234,16 @@ def test_open_requests_outlive_a_long_poll(document: Document) -> None:
     assert seconds(service(document, "api")["stop_grace_period"]) > longest
     assert seconds(service(document, "proxy")["stop_grace_period"]) > longest
     assert service(document, "proxy")["stop_signal"] == "SIGQUIT"
+
+
+def test_who_waits_is_held_by_coroutines_and_answered_before_the_stop(document: Document) -> None:
+    this = service(document, "waiting")
+    command = this["command"]
+    assert command[command.index("--interface") + 1] == "asgi"
+    # Beyond the backlog granian would let nobody in; each client is a socket.
+    most = int(command[command.index("--backlog") + 1])
+    assert JOBS.waiting_limit < most < this["ulimits"]["nofile"]["soft"]
+    assert seconds(this["stop_grace_period"]) >= 10
 
 
 def test_files_are_shared_by_api_and_worker(document: Document) -> None:
@@ -304,7 +315,8 @@ def test_every_process_has_its_own_database_role_with_limits(document: Document,
     sql = (SERVICES / "postgres" / "init" / "10-roles.sql").read_text()
 
     assert (url.hostname, url.port, url.path) == ("postgres", 5432, "/interlock")
-    assert url.username == f"interlock_{'migrate' if name in ONE_SHOT else name}"
+    role = "migrate" if name in ONE_SHOT else "api" if name == "waiting" else name
+    assert url.username == f"interlock_{role}"
     assert f"CREATE ROLE {url.username} LOGIN" in sql
     for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
         assert re.search(rf"ALTER ROLE {url.username} SET {limit} = '\d+\w+'", sql)

@@ -199,6 +199,7 @@ class Replica(http.server.BaseHTTPRequestHandler):
 class Proxy:
     port: int
     replicas: list[http.server.ThreadingHTTPServer]
+    waiting: http.server.ThreadingHTTPServer
     access_log: Path
 
     def ask(
@@ -220,15 +221,18 @@ class Proxy:
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
     """nginx with the real file: only addresses, paths and the way to the replicas differ."""
-    replicas = [http.server.ThreadingHTTPServer((LOOPBACK, 0), Replica) for _ in range(2)]
-    for replica in replicas:
+    servers = [http.server.ThreadingHTTPServer((LOOPBACK, 0), Replica) for _ in range(3)]
+    waiting, *replicas = servers
+    for replica in servers:
         threading.Thread(target=replica.serve_forever, daemon=True).start()
     port, log = free_port(), tmp_path / "access.log"
     pool = " ".join(f"server {LOOPBACK}:{port_of(one)};" for one in replicas)
     text = (SERVICES / "proxy/nginx.conf").read_text()
     replaced = {
-        "resolver 127.0.0.11 valid=2s ipv6=off;": f"upstream replicas {{ {pool} }}",
-        "http://api:8000": "http://replicas",
+        "resolver 127.0.0.11 valid=2s ipv6=off;": f"upstream api {{ {pool} }}"
+        f" upstream waiting {{ server {LOOPBACK}:{port_of(waiting)}; }}",
+        "http://api:8000": "http://api",
+        "http://$status_service:8000": "http://$status_service",
         "listen 8080": f"listen {LOOPBACK}:{port}",
         "/dev/stdout": str(log),
         "/dev/stderr": str(tmp_path / "error.log"),
@@ -250,11 +254,11 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     )
     try:
         until(lambda: _listens(port), 10, lambda: processes.log_tail(tmp_path / "nginx.log"))
-        yield Proxy(port, replicas, log)
+        yield Proxy(port, replicas, waiting, log)
     finally:
         processes.stop(processes.Record.of(process.pid), signal.SIGTERM, 10)
         process.wait(timeout=10)
-        for replica in replicas:
+        for replica in servers:
             replica.shutdown()
             replica.server_close()
 
@@ -279,6 +283,28 @@ def test_proxy_shares_requests_and_survives_a_replica(proxy: Proxy) -> None:
     assert (status, said["status"], said["code"]) == (503, 503, "unavailable")
     assert answer.headers["Retry-After"] == "2"
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_proxy_sends_who_waits_to_the_process_that_is_made_for_it(proxy: Proxy) -> None:
+    def answering(path: str) -> int:
+        return int(proxy.ask(path)[1]["port"])
+
+    status = "/api/v1/jobs/4f9c/status/"
+    assert {answering(f"{status}?{query}") for query in ("wait=5", "a=b&wait=0", "wait=x")} == {
+        port_of(proxy.waiting)
+    }
+    others = (status, f"{status}?wait=", f"{status}?a=b", "/api/v1/jobs/?wait=5", "/?wait=5")
+    assert {answering(path) for path in others} <= {port_of(one) for one in proxy.replicas}
+
+    proxy.waiting.shutdown()
+    proxy.waiting.server_close()
+    assert answering(f"{status}?wait=5") in {port_of(one) for one in proxy.replicas}
+
+    for replica in proxy.replicas:
+        replica.shutdown()
+        replica.server_close()
+    code, said, _ = proxy.ask(f"{status}?wait=5")
+    assert (code, said["code"]) == (503, "unavailable")
 
 
 def test_proxy_replaces_what_strangers_claim(proxy: Proxy) -> None:

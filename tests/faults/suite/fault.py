@@ -24,7 +24,7 @@ from tests.faults.suite.world import World
 Inject = Callable[[World, Random], Iterator[None]]
 
 #: What a fault can touch. Two faults that touch the same are never held at the same time.
-Part = Literal["api", "worker", "relay", "scheduler", "postgres", "rabbitmq", "redis"]
+Part = Literal["api", "waiting", "worker", "relay", "scheduler", "postgres", "rabbitmq", "redis"]
 
 #: What has to come back when a fault is over.
 Back = Literal["worker", "database", "broker", "redis", "platform"]
