@@ -142,8 +142,10 @@ class Listener:
             self._on_change(job_id)
 
     def _touch(self, channel: str) -> None:
-        self._changed.add(channel)
-        self._has_changed.set()
+        # A new connection asks for all that is wanted; meanwhile there is nothing to remember.
+        if self._connected:
+            self._changed.add(channel)
+            self._has_changed.set()
 
 
 def _portions(channels: list[str]) -> Iterable[list[str]]:
