@@ -78,8 +78,9 @@ class Listener:
         connection = cache.listener()
         writer: asyncio.Task[None] | None = None
         over = asyncio.Event()
+        connecting = asyncio.ensure_future(connection.connect())
         try:
-            await connection.connect()
+            await asyncio.shield(connecting)
             self._asked.clear()
             self._heard.clear()
             self._changed = set(self._wanted)
@@ -90,6 +91,8 @@ class Listener:
         finally:
             over.set()
             self._has_changed.set()
+            # Cancelled in its midst, it would leave a socket that nobody closes. It is bounded.
+            await asyncio.wait([connecting])
             await connection.disconnect(nowait=True)
             if writer is not None:
                 await asyncio.wait([writer])
