@@ -8,7 +8,6 @@ per second, not one per request.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
@@ -20,9 +19,6 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import redis
-import redis.asyncio
-from redis.asyncio import connection as waiting
-from redis.asyncio.retry import Retry as WaitingRetry
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.retry import Retry
@@ -212,23 +208,6 @@ def subscribed(connection: redis.Redis, channel: str) -> Any:
     return pubsub
 
 
-def listener() -> Any:
-    """A connection for subscriptions of coroutines, not yet connected.
-
-    It speaks RESP2, in which a subscriber reads one stream of lists, whatever the server's age.
-    """
-    settings = conf.get()
-    pool = redis.asyncio.ConnectionPool.from_url(
-        settings.cache_url,
-        protocol=2,
-        socket_connect_timeout=settings.cache_timeout_seconds,
-        socket_timeout=settings.cache_timeout_seconds,
-        retry=WaitingRetry(NoBackoff(), 0),
-    )
-    kind = _LISTENING.get(pool.connection_class, pool.connection_class)
-    return kind(**pool.connection_kwargs)
-
-
 class _Line(threading.local):
     """This thread's own connection for what is asked most often."""
 
@@ -291,30 +270,6 @@ class _Tls(SSLConnection):
         return super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
 
 
-class _ListeningTcp(waiting.Connection):
-    """The same for coroutines, whose loop must not wait for a name either."""
-
-    async def _connect(self) -> None:
-        await asyncio.to_thread(
-            names.resolve, self.host, int(self.port), self.socket_connect_timeout or 0.0
-        )
-        await super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-
-
-class _ListeningTls(waiting.SSLConnection):
-    """The same over TLS."""
-
-    async def _connect(self) -> None:
-        await asyncio.to_thread(
-            names.resolve, self.host, int(self.port), self.socket_connect_timeout or 0.0
-        )
-        await super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-
-
-_LISTENING: dict[type, Any] = {
-    waiting.Connection: _ListeningTcp,
-    waiting.SSLConnection: _ListeningTls,
-}
 _BOUNDED = {Connection: _Tcp, SSLConnection: _Tls}
 P = TypeVar("P", bound=redis.ConnectionPool)
 

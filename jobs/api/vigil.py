@@ -69,20 +69,20 @@ class Vigil:
         self._listener = Listener(self._look_soon)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs-vigil")
         self._is_closed = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Listen and look from now on."""
-        self._tasks = [asyncio.create_task(one) for one in (self._listener.run(), self._look_on())]
+        self._listener.start()
+        self._looking = asyncio.create_task(self._look_on())
 
     async def stop(self) -> None:
         """Wake all, and leave nothing running."""
         self.close()
-        self._listener.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._listener.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
         await asyncio.to_thread(self._thread.shutdown)
 

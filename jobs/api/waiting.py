@@ -6,7 +6,7 @@ bodies, headers, refusals and throttles are those of every other process. In bet
 coroutine and a place in the vigil, with no thread and no connection to anything.
 
 Served are the addresses of single statuses, and those that the project names, such as its health
-checks; not one that reads a body. See docs/adr/0021-waiting-clients.md.
+checks; not one that reads a body. See docs/adr/0022-waiting-clients.md.
 """
 
 from __future__ import annotations
