@@ -17,6 +17,7 @@ from tests.integration.compose_stack import Composed, broker, cache, database, u
 
 LOOPS = ("worker", "relay", "scheduler")
 REPLICAS = ("api-1", "api-2")
+WEB = (*REPLICAS, "waiting")
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -57,25 +58,28 @@ def _state(client: Client, job_id: str) -> str:
 
 def test_the_commands_make_a_platform_that_works_and_stops(composed: Composed) -> None:
     _set_up(composed)
-    for name in (*REPLICAS, *LOOPS):
+    for name in (*WEB, *LOOPS):
         composed.start(name)
     key = _api_key(composed)
-    first, second = (Client(f"http://127.0.0.1:{composed.ports[name]}", key) for name in REPLICAS)
-    for client in (first, second):
+    clients = [Client(f"http://127.0.0.1:{composed.ports[name]}", key) for name in WEB]
+    first, second, patient = clients
+    for client in clients:
         until(client.is_ready, 60, composed.logs)
 
     job_id = first.submit("noop", {}, "compose-1")
     until(lambda: _state(second, job_id) == "COMPLETED", 60, composed.logs)
+    waited = patient.get(f"/api/v1/jobs/{job_id}/status/?wait=20")
+    assert waited["state"] == "COMPLETED"
     # Upload and result cross from one process to another through the shared directory.
     source = composed.directory / "upload.csv"
     source.write_text("city,year\nLagos,2020\nLima,2021\n")
     profile = second.submit("profile", {"source": {"upload": first.upload(source)}}, "compose-2")
     until(lambda: _state(first, profile) == "COMPLETED", 60, composed.logs)
 
-    for name in (*REPLICAS, *LOOPS):
+    for name in (*WEB, *LOOPS):
         until(lambda name=name: composed.healthy(name), 30, composed.logs)  # type: ignore[misc]
 
-    codes = {name: composed.terminate(name) for name in (*LOOPS, *REPLICAS)}
+    codes = {name: composed.terminate(name) for name in (*LOOPS, *WEB)}
     assert codes == dict.fromkeys(codes, 0), composed.logs()
     assert not composed.healthy("worker"), "a stopped worker must not be reported healthy"
 
