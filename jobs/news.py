@@ -16,8 +16,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from uuid import UUID
 
-import redis
-
 from jobs import cache, conf, status
 
 log = logging.getLogger("jobs.news")
@@ -125,7 +123,7 @@ class Listener:
                 heard_at = now
                 self._tell(news)
             elif now - heard_at > 2 * _SILENCE_SECONDS:
-                raise redis.TimeoutError("Redis has fallen silent")
+                raise TimeoutError("Redis has fallen silent")
             elif now - max(heard_at, asked_at) > _SILENCE_SECONDS:
                 asked_at = now
                 subscription.ping()
