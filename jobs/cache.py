@@ -28,6 +28,7 @@ from jobs import conf, names
 log = logging.getLogger("jobs.cache")
 
 T = TypeVar("T")
+Command = tuple[str | bytes | int | float, ...]
 
 
 class Breaker:
@@ -143,12 +144,23 @@ def fetch(names: Sequence[str]) -> list[Any] | None:
     Asked over a connection that each thread keeps for this: to borrow one from the pool and to
     give it back takes longer than the question.
     """
-    return ask(lambda client: _line.ask(client, "MGET", *names))
+    answers = ask(lambda client: _line.ask(client, [("MGET", *names)]))
+    return None if answers is None else answers[0]
 
 
-def tell(channel: str, news: bytes) -> None:
-    """Publish ``news``, in one round trip over the same connection as ``fetch``."""
-    ask(lambda client: _line.ask(client, "PUBLISH", channel, news))
+def carry_out(commands: Sequence[Command], otherwise: Sequence[Command] = ()) -> None:
+    """Have Redis carry these out in one round trip, over the same connection as ``fetch``.
+
+    ``otherwise``: what to say instead if Redis does not know a script that they name.
+    """
+
+    def question(client: redis.Redis) -> list[Any]:
+        try:
+            return _line.ask(client, commands)
+        except redis.exceptions.NoScriptError:
+            return _line.ask(client, otherwise)
+
+    ask(question)
 
 
 def _answer(question: Callable[[redis.Redis], T]) -> T:
@@ -216,16 +228,25 @@ class _Line(threading.local):
         self._connection: Any = None
         self._since = 0.0
 
-    def ask(self, client: redis.Redis, *command: str | bytes) -> Any:
+    def ask(self, client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
+        """The answers; raises the first that is an error, when all have been heard."""
         connection = self._connected(client)
+        answers: list[Any] = []
+        errors: list[redis.ResponseError] = []
         try:
-            connection.send_command(*command)
-            answer = connection.read_response()
+            connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    answers.append(connection.read_response())
+                except redis.ResponseError as error:
+                    errors.append(error)
         except BaseException:
             # An answer that nobody has read would be taken for that to the next question.
             connection.disconnect()
             raise
-        return answer
+        if errors:
+            raise errors[0]
+        return answers
 
     def _connected(self, client: redis.Redis) -> Any:
         # Whatever made Redis fail may have cut this connection too, without a word.

@@ -21,11 +21,13 @@ earlier reader was shown from here. See docs/explanation/status.md for the cases
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache as once
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
@@ -258,25 +260,33 @@ _Write = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 
 def wake() -> None:
     """Ring the relay."""
-    cache.tell(wake_channel(), b"1")
+    cache.carry_out([_ring()])
+
+
+def _ring() -> cache.Command:
+    return ("PUBLISH", wake_channel(), b"1")
 
 
 def _run(script: str, writes: Sequence[_Write], *, wake: bool = False) -> None:
     """All writes in one round trip, and as few scripts as may be."""
     if not writes and not wake:
         return
+    ring = [_ring()] if wake else []
+    told: list[cache.Command] = []
+    for start in range(0, len(writes), _AT_ONCE):
+        some = writes[start : start + _AT_ONCE]
+        keys = [key for of_one, _ in some for key in of_one]
+        told.append((len(keys), *keys, *(a for _, of_one in some for a in of_one)))
+    cache.carry_out(
+        [*ring, *(("EVALSHA", _digest(script), *one) for one in told)],
+        [*ring, *(("EVAL", script, *one) for one in told)],
+    )
 
-    def question(r: redis.Redis) -> None:
-        with r.pipeline(transaction=False) as pipe:
-            if wake:
-                pipe.publish(wake_channel(), b"1")
-            for start in range(0, len(writes), _AT_ONCE):
-                some = writes[start : start + _AT_ONCE]
-                keys = [key for of_one, _ in some for key in of_one]
-                pipe.eval(script, len(keys), *keys, *(a for _, of_one in some for a in of_one))
-            pipe.execute()
 
-    cache.ask(question)
+@once
+def _digest(script: str) -> str:
+    """By which Redis knows a script that it has been told before."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def new_token() -> str:

@@ -16,7 +16,7 @@ from django.contrib.auth.models import User
 from pytest_django import Settings
 
 from interlock.handler import Utf8Handler
-from jobs import cache, conf, keys, lifecycle, seal
+from jobs import cache, conf, keys, lifecycle, seal, status_reader
 from jobs.api import throttle
 from jobs.api.lane import Lane
 from jobs.models import ApiKey, Job, Scope
@@ -291,6 +291,7 @@ def test_a_copy_that_names_another_owner_is_shown_to_nobody(
 ) -> None:
     [theirs] = job_factory(owner_id=user_factory().pk)
     world.by_lane()
+    status_reader.one(theirs.id)
     value = stored(redis_cache, name_of(theirs))
     rank, _, rest = value.split(b":", 2)
     for _ in range(3):
@@ -303,6 +304,7 @@ def test_a_key_that_somebody_has_changed_speaks_for_nobody_else(
 ) -> None:
     other = user_factory()
     [theirs] = job_factory(owner_id=other.pk)
+    status_reader.one(theirs.id)
     assert redis_cache.exists(name_of(theirs))
     world.by_lane()
     name = keys.name_of(ApiKey.digest_of(world.key))

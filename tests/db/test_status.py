@@ -412,6 +412,18 @@ def test_every_step_of_a_job_reaches_its_readers() -> None:
     assert (body["state"], body["version"], body["result"]) == ("COMPLETED", 4, {"n": 1})
 
 
+def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(
+    redis_cache: redis.Redis,
+) -> None:
+    view = filled(a_view())
+    redis_cache.script_flush()
+    status.update([replace(view, version=2)], wake=True)
+    assert shown(view.job_id) == (2, 0)
+    status.update([replace(view, version=3)])
+    assert shown(view.job_id) == (3, 0)
+    assert cache.breaker.failed_at == float("-inf")
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("redis_cache")
 def test_many_that_move_lose_their_copies_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
