@@ -163,16 +163,24 @@ def carry_out(commands: Sequence[Command], otherwise: Sequence[Command] = ()) ->
     ask(question)
 
 
+#: Connections that are tried for one question.
+_CONNECTIONS = 5
+
+
 def _answer(question: Callable[[redis.Redis], T]) -> T:
-    """One kept connection that turns out broken says nothing about Redis: a fresh one is tried."""
-    began = time.monotonic()
-    try:
-        return question(client())
-    except redis.ConnectionError as error:
-        late = time.monotonic() - began > conf.get().cache_timeout_seconds / 2
-        if late or isinstance(error.__cause__ or error.__context__, ConnectionRefusedError):
-            raise
-        return question(client())
+    """A connection that breaks says little of Redis: fresh ones are tried, while there is time.
+
+    To give up is dear: the news is lost, of which processes whose connections hold know nothing.
+    """
+    gives_up_at = time.monotonic() + conf.get().cache_timeout_seconds / 2
+    for _ in range(_CONNECTIONS - 1):
+        try:
+            return question(client())
+        except redis.ConnectionError as error:
+            refused = isinstance(error.__cause__ or error.__context__, ConnectionRefusedError)
+            if refused or time.monotonic() > gives_up_at:
+                raise
+    return question(client())
 
 
 def watch() -> None:

@@ -54,6 +54,22 @@ def test_a_connection_that_the_server_has_closed_is_replaced(stored: redis.Redis
 
 
 @pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(("breaks", "answer"), [(4, True), (5, None)])
+def test_connections_that_break_are_no_outage_until_there_are_too_many(
+    breaks: int, answer: bool | None
+) -> None:
+    left = [redis.ConnectionError("cut")] * breaks
+
+    def question(client: redis.Redis) -> bool:
+        if left:
+            raise left.pop()
+        return bool(client.ping())
+
+    assert cache.ask(question) is answer
+    assert (cache.breaker.failed_at == float("-inf")) is (answer is True)
+
+
+@pytest.mark.usefixtures("stored")
 def test_a_connection_from_before_a_failure_is_not_used_again() -> None:
     """What made Redis fail for one thread may have cut off the others as well."""
     assert cache.fetch(["a"]) == [b"1"]
