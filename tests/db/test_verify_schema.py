@@ -59,12 +59,15 @@ def only(report: Report, invariant: str) -> list[str]:
 
 
 def test_every_trigger_and_function_of_the_guard_is_known() -> None:
-    """What the database has is exactly what the shipped files were read to say."""
+    """What the database has is exactly what the shipped files were read to say. The verbs, which
+    have a version in their names, are what is guarded."""
     triggers = rows(
         "SELECT tgname, tgrelid::regclass::text, tgfoid::regproc::text FROM pg_trigger"
         " WHERE NOT tgisinternal AND tgrelid IN ('jobs_job'::regclass, 'jobs_auditentry'::regclass)"
     )
-    functions = rows(r"SELECT proname FROM pg_proc WHERE proname LIKE 'jobs\_%%'")
+    functions = rows(
+        r"SELECT proname FROM pg_proc WHERE proname LIKE 'jobs\_%%' AND proname !~ '_v\d+$'"
+    )
     guard = guards.shipped()[-1]
     assert guard.triggers == {name: (table, calls) for name, table, calls in triggers}
     assert set(guard.bodies) == {name for (name,) in functions}
