@@ -34,6 +34,8 @@ def wait(monkeypatch: pytest.MonkeyPatch, jobs_settings: Callable[..., None]) ->
         waited += seconds
 
     monkeypatch.setattr(time, "monotonic", lambda: clock() + waited)
+    # A connection from a moment that has not come yet would outlive failures of other tests.
+    monkeypatch.setattr(cache, "_line", cache._Line())
     return wait
 
 
