@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import signals
+from celery.bootsteps import RUN  # type: ignore[attr-defined] # not in celery-types
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import WorkerShutdown
@@ -84,7 +85,7 @@ class QuietConsumer(Consumer):
         self._complained_at = float("-inf")
         self._pulse = time.monotonic()
         # One object for all beats, so that a loop that stands still does not collect them.
-        self._show_life = promise(self._beat)
+        self._show_life = promise(self._look)
         # A call that waits shows no life, and must be over before it is taken for a dead loop.
         self._answer_seconds = min(ANSWER_SECONDS, conf.get().deaf_seconds / 2)
         self._watchdog = Watchdog(self, sorted(self.app.amqp.queues.consume_from))
@@ -216,6 +217,17 @@ class QuietConsumer(Consumer):
 
     def _beat(self) -> None:
         self._pulse = time.monotonic()
+
+    def _look(self) -> None:
+        """In the main loop: show life, and notice a connection whose end Celery has not.
+
+        It reads a little before its loop begins (``_quick_drain``), and elsewhere, and drops what
+        it meets there: nothing would be heard any more until the broker's heartbeats are missed.
+        """
+        self._beat()
+        broker, listens = self.connection, self._listening_since is not None
+        if listens and broker and self.blueprint.state == RUN and not broker.connected:
+            raise ConnectionResetError("closed by the broker, and nobody noticed")
 
     def _on_stop_asked(self, **_: object) -> None:
         """Runs inside the signal handler of SIGTERM."""

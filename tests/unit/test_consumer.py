@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.bootsteps import CLOSE, RUN  # type: ignore[attr-defined] # not in celery-types
 from celery.exceptions import WorkerShutdown
 
 from jobs import conf, consumer, drain, topology
@@ -134,3 +136,24 @@ def test_a_broker_that_is_silent_is_given_more_time_at_each_try(
     quiet.on_ready()
     quiet.connect()
     assert given[-1] == first
+
+
+@pytest.mark.parametrize(
+    ("connected", "since", "state", "noticed"),
+    [
+        (False, 1.0, RUN, True),
+        (True, 1.0, RUN, False),
+        (False, None, RUN, False),
+        (False, 1.0, CLOSE, False),
+    ],
+)
+def test_a_connection_that_has_ended_unheard_is_noticed(
+    quiet: Any, connected: bool, since: float | None, state: int, noticed: bool
+) -> None:
+    """Celery reads outside its loop now and then, and drops the error that it meets there."""
+    quiet.connection = SimpleNamespace(connected=connected)
+    quiet._listening_since = since
+    quiet.blueprint = SimpleNamespace(state=state)
+    with pytest.raises(ConnectionResetError) if noticed else nullcontext():
+        quiet._look()
+    assert quiet._pulse > 0
