@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from jobs import relay
@@ -183,3 +183,21 @@ def test_the_most_urgent_comes_first() -> None:
     rows = relay.take(100)
     [first, *_] = relay.grouped(rows, {HANDLER: 0.0001})
     assert first.rows[0].bell.job_id == urgent.id
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_relays_own_commits_wait_for_no_disk_and_no_others() -> None:
+    """What a crash undoes of them is rung twice; what an answer rests on must not be undone."""
+
+    def setting_after(work: Callable[[], object]) -> str:
+        with transaction.atomic(), connection.cursor() as cursor:
+            work()
+            cursor.execute("SHOW synchronous_commit")
+            [[setting]] = cursor.fetchall()
+        return str(setting)
+
+    jobs = submit(1)
+    assert setting_after(lambda: relay.take(1)) == "off"
+    assert setting_after(lambda: relay.settle([1], [1])) == "off"
+    assert setting_after(lambda: submit(1)) == "on"
+    assert setting_after(lambda: finish(claim(jobs), JobEvent.SUCCEED)) == "on"
