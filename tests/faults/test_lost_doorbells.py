@@ -27,12 +27,13 @@ def test_purged_queue(stack: Stack) -> None:
     waiting = stack.submit("stack.nap", {"marks": str(marks.directory)}, count=20)
     stack.wait_published(waiting)
 
-    assert stack.purge() > 0
+    purged = stack.purge()
+    assert purged > 0
     marks.open()
 
     stack.check([*running, *waiting])
     again = [row for row in stack.outbox(*waiting) if row["rearms"] > 0]
-    assert len(again) >= 18, "the worker may have fetched two of twenty before the purge"
+    assert len(again) >= purged, "each message that is gone had a job, or several"
 
 
 @pytest.mark.parametrize("worker_lives", [True, False])
