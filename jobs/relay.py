@@ -184,7 +184,6 @@ def settle(published: Sequence[int], taken: Sequence[int]) -> None:
 
     def work() -> None:
         with connection.cursor() as cursor:
-            # The function answers nothing, and locks in the order that it is given.
-            cursor.execute("SELECT jobs_settle_v1(%s, %s)", [sorted(published), given_back])
+            cursor.execute("SELECT jobs_settle_v1(%s, %s)", [list(published), given_back])
 
     transactions.run(work, single=True)

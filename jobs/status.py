@@ -130,8 +130,8 @@ class Copy(NamedTuple):
 def render(view: StatusView) -> Copy:
     """The bytes that every reader gets, whether they come from Redis or from the database.
 
-    Written out, because building a dictionary for ``json.dumps`` takes four times as long, and this
-    is done for every job.
+    Written out, because building a dictionary for ``json.dumps`` takes longer, and this is done for
+    every job.
     """
     written = str(view.job_id)
     base = f"{conf.get().api_prefix}jobs/{written}/"

@@ -9,12 +9,13 @@ from uuid import UUID
 import pytest
 from django_fsm import can_proceed
 
-from jobs import conf, lifecycle
+from jobs import conf, events, lifecycle
 from jobs.models import Job
+from jobs.querysets import read_views
 from jobs.states import ActorKind, JobEvent, JobState
-from jobs.values import Actor, Attempt, Doorbell, Outcome
+from jobs.values import Actor, Attempt, Beat, Doorbell, Outcome
 from tests.conftest import JobFactory
-from tests.verbs import HANDLER, WORKER, claim, history, submit
+from tests.verbs import HANDLER, WORKER, Facts, claim, finish, history, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -101,3 +102,18 @@ def test_a_stale_token_completes_nothing() -> None:
 
 def _fields(attempt: Attempt) -> dict[str, Any]:
     return {name: getattr(attempt, name) for name in attempt.__slots__}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_views_of_the_functions_are_those_of_every_other_read(facts: Facts) -> None:
+    """Their columns stand in the functions once more, in an order that nothing else would check."""
+    [job] = submit(1, max_attempts=7)
+    finish(claim([job]), JobEvent.RETRY)
+    facts.all.clear()
+    [attempt] = claim([fresh(job.id)])
+    after_claim = read_views([job.id], 4096)
+    lifecycle.heartbeat([Beat(job.id, attempt.token, 0.5, "half")])
+    finish([attempt], JobEvent.SUCCEED, result={"n": [1]})
+    after_success = read_views([job.id], 4096)
+    told = [list(fact.views) for fact in facts.of(events.Transitioned)]
+    assert told == [after_claim, after_success]
