@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import django
@@ -19,3 +20,6 @@ application = Lane(Utf8Handler())
 # This process answers people, who do not wait for ever.
 sentinel.install()
 cache.watch()
+# None of what a start has made is ever garbage: no collection needs to look through it again.
+gc.collect()
+gc.freeze()

@@ -59,6 +59,13 @@ def assert_timed_out(stack: Stack, job_id: UUID) -> None:
     assert claimed["actor_id"] == failed["actor_id"]
 
 
+def test_children_share_what_their_worker_has_imported(quiet: Stack, start: Start) -> None:
+    start("prefork", 1)
+    job_id = submit("stack.shared")
+    quiet.wait_for("COMPLETED", [job_id])
+    assert int(quiet.job(job_id)["result"]) > 50_000
+
+
 def test_prefork_loses_a_child_and_goes_on(quiet: Stack, start: Start) -> None:
     worker = start("prefork", 2)
     marks = quiet.marks()

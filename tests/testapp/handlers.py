@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from pathlib import Path
@@ -94,6 +95,12 @@ def slow(*, context: Context) -> None:
     while True:
         context.check()
         time.sleep(LOOK_SECONDS)
+
+
+@handler("stack.shared")
+def shared() -> int:
+    """How many objects a collection leaves alone, so that their memory stays the parent's."""
+    return gc.get_freeze_count()
 
 
 def _mark(marks: str, context: Context, what: str) -> None:
