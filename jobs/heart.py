@@ -37,8 +37,8 @@ class Heart:
         self._worker = worker
         self._verdict = verdict
         self._host = host
-        self._runs: dict[object, Run] = {}
-        self._unsettled: dict[object, Run] = {}
+        self._runs: dict[Run, None] = {}
+        self._unsettled: set[Run] = set()
         self._changed = threading.Condition()
         self._beating = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -49,13 +49,13 @@ class Heart:
         for run in runs:
             run.group = tuple(runs)
         with self._changed:
-            self._unsettled.update((run.token, run) for run in runs)
+            self._unsettled.update(runs)
         self.keep(runs)
 
     def keep(self, runs: Iterable[Run]) -> None:
         """Renew these leases from now on, after they were let go for nothing."""
         with self._changed:
-            self._runs.update((run.token, run) for run in runs)
+            self._runs.update(dict.fromkeys(runs))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="jobs-heart", daemon=True)
                 self._thread.start()
@@ -65,7 +65,7 @@ class Heart:
         """Stop keeping these leases; returns when no beat of them is under way any more."""
         with self._changed:
             for run in runs:
-                self._runs.pop(run.token, None)
+                self._runs.pop(run, None)
         with self._beating:
             pass
 
@@ -73,13 +73,13 @@ class Heart:
         """It is recorded what became of these attempts, or nobody will."""
         with self._changed:
             for run in runs:
-                self._runs.pop(run.token, None)
-                self._unsettled.pop(run.token, None)
+                self._runs.pop(run, None)
+                self._unsettled.discard(run)
 
     def is_busy(self) -> bool:
         """Whether any attempt still needs this process."""
         with self._changed:
-            return any(not run.over for run in self._unsettled.values())
+            return any(not run.over for run in self._unsettled)
 
     def _loop(self) -> None:
         leave_to_others()
@@ -94,7 +94,7 @@ class Heart:
 
     def _tick(self) -> None:
         with self._changed:
-            runs = list(self._runs.values())
+            runs = list(self._runs)
         # A beat that fails costs nothing until the lease lapses; the next one may succeed. What
         # needs no database, such as a timeout, goes on meanwhile.
         with transactions.endured(log, "heartbeat failed"):
@@ -106,7 +106,7 @@ class Heart:
     def _beat(self, runs: list[Run]) -> None:
         with self._beating:
             with self._changed:
-                runs = [run for run in runs if run.token in self._runs]
+                runs = [run for run in runs if run in self._runs]
             beats = [run.beat() for run in runs]
             try:
                 pulses = lifecycle.heartbeat(beats)
@@ -148,7 +148,7 @@ class Heart:
         lifecycle.finish([outcome], worker=self._worker)
         run.over = True
         with self._changed:
-            self._runs.pop(run.token, None)
+            self._runs.pop(run, None)
 
     def _end(self, run: Run, reason: HandlerSignal) -> None:
         """The handler cannot be stopped: record what is true, then take its process away."""

@@ -60,7 +60,8 @@ class Shield:
 
     def up(self) -> None:
         """Hold signals back from now on."""
-        if threading.current_thread() is not threading.main_thread():
+        is_whole = self._up and self._before is not None
+        if is_whole or threading.current_thread() is not threading.main_thread():
             return
         self._up = True
         try:

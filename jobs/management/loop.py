@@ -25,6 +25,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.5
 #: One turn that takes longer stands still, such as in a statement that a frozen server never
 #: answers: no timeout of PostgreSQL's can end that. Above every bound of a healthy turn.
 STUCK_SECONDS = 120.0
+#: How exactly that is watched: to begin anew costs a thread, and turns may be short and many.
+GUARD_SECONDS = 1.0
 #: By its number, because ``sys.stderr`` may be anything.
 STDERR = 2
 
@@ -39,7 +41,7 @@ class Loop:
         self._kind = kind
         self._step = step
         self._rest = rest
-        self._announced_at = float("-inf")
+        self._announced_at = self._guarded_at = float("-inf")
         self._succeeded_at = time.monotonic()
         self._failures = 0
         self.ended = threading.Event()
@@ -50,7 +52,7 @@ class Loop:
             signal.signal(number, lambda *_: self.ended.set())
         self._succeeded_at = time.monotonic()
         while not self.ended.is_set() and not self._is_hopeless():
-            faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=STDERR)
+            self._guard()
             ready, note = not self._failures, f"{self._failures} failures in a row"
             presence.beat(self._kind, ready=ready, note=note)
             self._turn()
@@ -58,6 +60,13 @@ class Loop:
         faulthandler.cancel_dump_traceback_later()
         presence.forget_beat(self._kind)
         return 0 if self.ended.is_set() else 1
+
+    def _guard(self) -> None:
+        """The turn that begins now may take ``STUCK_SECONDS``, up to ``GUARD_SECONDS`` less."""
+        now = time.monotonic()
+        if now - self._guarded_at >= GUARD_SECONDS:
+            faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=STDERR)
+            self._guarded_at = now
 
     def _is_hopeless(self) -> bool:
         failing = time.monotonic() - self._succeeded_at
