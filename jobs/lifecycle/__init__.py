@@ -18,7 +18,7 @@ from jobs.lifecycle.changing import cancel, reopen
 from jobs.lifecycle.finishing import finish
 from jobs.lifecycle.holding import Claim, claim, doubt, heartbeat
 from jobs.lifecycle.rescuing import rescue
-from jobs.lifecycle.submitting import submit
+from jobs.lifecycle.submitting import submit, submit_together
 
 __all__ = [
     "Claim",
@@ -30,4 +30,5 @@ __all__ = [
     "reopen",
     "rescue",
     "submit",
+    "submit_together",
 ]

@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
 
 from jobs import conf, events, jsontext, policy, registry, sql, transactions
 from jobs.errors import FieldProblem, InvalidPayload, SubmissionError
+from jobs.group_commit import GroupCommit
 from jobs.lifecycle.standing import Standing
-from jobs.lifecycle.writing import call
+from jobs.lifecycle.writing import call_each
 from jobs.models import new_job_id
 from jobs.states import JobState
 from jobs.values import SYSTEM, Accepted, Actor, Born, Submission
@@ -34,18 +35,53 @@ def submit(
     """
     if not submissions:
         return []
-    rows = _rows(submissions)
+    return _carried_out([_Wish(_rows(submissions), actor, reason)])[0]
 
-    def work() -> list[Accepted]:
-        created = _insert(_reserve(rows), actor, reason)
+
+def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: str = "") -> Accepted:
+    """``submit`` of one job, for threads that serve many callers at the same time.
+
+    Jobs that other threads submit at this moment may share its transaction, where nothing can go
+    wrong with one that concerns another. Raises what ``submit`` raises.
+    """
+    wish = _Wish(_rows([submission]), actor, reason)
+    if wish.is_keyed or connection.in_atomic_block:
+        [[accepted]] = _carried_out([wish])
+    else:
+        [accepted] = _together.ask(wish)
+    return accepted
+
+
+class _Wish(NamedTuple):
+    """The rows that one caller wants."""
+
+    rows: list[dict[str, Any]]
+    actor: Actor
+    reason: str
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether other jobs may answer instead. Without keys the insert is all that there is."""
+        return any(row[name] is not None for row in self.rows for name in _KEYS)
+
+
+_KEYS = ("unique_key", "idempotency_key")
+
+
+def _carried_out(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
+    """All of them in one transaction; those with keys come alone."""
+
+    def work() -> list[list[Accepted]]:
+        created = _insert([wish._replace(rows=_reserve(wish.rows)) for wish in wishes])
         if created:
             events.tell_after_commit(events.Submitted(tuple(map(_born, created))))
-        return _answers(rows, {row["id"] for row in created})
+        ids = {row["id"] for row in created}
+        return [_answers(wish.rows, ids) for wish in wishes]
 
-    # Without keys nothing can be answered by another job: the insert is all that there is.
-    keys = ("unique_key", "idempotency_key")
-    keyed = any(row[name] is not None for row in rows for name in keys)
-    return transactions.run(work, single=not keyed)
+    return transactions.run(work, single=not any(wish.is_keyed for wish in wishes))
+
+
+_together = GroupCommit(_carried_out, concerns_all=transactions.is_away)
 
 
 def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
@@ -137,19 +173,26 @@ def _reserve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["idempotency_key"] is None or row["id"] in reserved]
 
 
-def _insert(rows: list[dict[str, Any]], actor: Actor, reason: str) -> list[dict[str, Any]]:
-    """The rows that are jobs now, in their order."""
-    if not rows:
+def _insert(wishes: Sequence[_Wish]) -> list[dict[str, Any]]:
+    """The rows that are jobs now, in their order. Those of one signature are inserted together."""
+    signed: dict[tuple[Actor, str], list[dict[str, Any]]] = {}
+    for wish in wishes:
+        if wish.rows:
+            signed.setdefault((wish.actor, wish.reason), []).extend(wish.rows)
+    if not signed:
         return []
-    parameters = {
-        "rows": json.dumps(rows),
-        "actor_kind": actor.kind,
-        "actor_id": actor.id,
-        "reason": policy.clipped(reason),
-    }
-    [[left_out]] = call("jobs_submit_v1", parameters)
-    without = set(map(str, left_out))
-    return [row for row in rows if row["id"] not in without] if without else rows
+    parameters = [
+        {
+            "rows": json.dumps(rows),
+            "actor_kind": actor.kind,
+            "actor_id": actor.id,
+            "reason": policy.clipped(reason),
+        }
+        for (actor, reason), rows in signed.items()
+    ]
+    answers = call_each("jobs_submit_v1", parameters)
+    without = {str(job_id) for left_out in answers for job_id in left_out}
+    return [row for rows in signed.values() for row in rows if row["id"] not in without]
 
 
 def _born(row: dict[str, Any]) -> Born:
