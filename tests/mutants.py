@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,13 @@ class Mutants(AppConfig):
 
 @mutant
 def answers_before_the_commit() -> None:
-    from jobs import lifecycle
-
-    submit = lifecycle.submit
-
-    def hasty(*arguments: Any, **named: Any) -> Any:
+    def hasty(submit: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         with transaction.atomic():
             accepted = submit(*arguments, **named)
             transaction.set_rollback(True)
         return accepted
 
-    _replace(lifecycle, "submit", hasty)
+    _around_submits(hasty)
 
 
 @mutant
@@ -127,22 +124,20 @@ def waits_for_no_confirm() -> None:
 @mutant
 def announces_after_the_commit() -> None:
     """The outbox row is the application's business, in a transaction of its own."""
-    from jobs import lifecycle
 
-    submit = lifecycle.submit
-
-    def forgetful(*arguments: Any, **named: Any) -> Any:
+    def forgetful(submit: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         accepted = submit(*arguments, **named)
+        jobs = accepted if isinstance(accepted, list) else [accepted]
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO jobs_outboxentry (job_id, job_version, handler, queue, priority,"
                 " due_at, tries, rearms) SELECT id, version, handler, queue, priority, due_at, 0, 0"
                 " FROM jobs_job WHERE id = ANY(%s)",
-                [[one.job_id for one in accepted]],
+                [[one.job_id for one in jobs]],
             )
         return accepted
 
-    _replace(lifecycle, "submit", forgetful)
+    _around_submits(forgetful)
 
 
 @mutant
@@ -214,6 +209,14 @@ def forgets_keys() -> None:
 @mutant
 def nothing() -> None:
     """The build as it is: the checker must find no fault with it."""
+
+
+def _around_submits(wrapper: Callable[..., Any]) -> None:
+    """Each way to submit goes through ``wrapper``, which gets it as its first argument."""
+    from jobs import lifecycle
+
+    for name in ("submit", "submit_together"):
+        _replace(lifecycle, name, partial(wrapper, getattr(lifecycle, name)))
 
 
 def _replace(place: Any, name: str, value: Any) -> None:

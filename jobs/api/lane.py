@@ -1,34 +1,29 @@
-"""A thin lane in front of Django for what is asked most: the status of one job.
+"""A thin lane in front of Django for what is asked most: the status of one job, and submits of one.
 
-A WSGI application around the project's own. It answers a plain ``GET`` or ``HEAD`` of a status
-itself if one look into Redis, for the key and the status together, is all that it takes. Everything
-else goes to Django untouched: another address, a query string, a cookie, a body; a key that was not
-valid in this process before, or lacks the scope; somebody else's job; a copy that is missing,
-forged, or not to be believed; a Redis that is away. So the lane refuses nobody and counts nothing:
-both stay in one place.
+A WSGI application around the project's own. It answers plain requests itself: a ``GET`` or ``HEAD``
+of a status if one look into Redis, for the key and the status together, is all that it takes
+(``jobs.api.plain_status``), and a ``POST`` of a job without keys (``jobs.api.plain_submit``).
+Everything else goes to Django untouched: another address, a query string, a cookie; a key that was
+not valid in this process before, or lacks the scope; whatever is wrong with a request; a Redis that
+is away. So the lane refuses nobody and counts nothing: both stay in one place.
 
 What it says is what Django would say, to the byte. The status line and the headers are those of
-Django's own answers to such requests, as soon as two of them agree in all but tag and length. See
-docs/adr/0019-a-lane-for-status.md.
+Django's own answers to such requests, as soon as two of them agree in all but what is one job's
+own. See docs/adr/0019-a-lane-for-status.md and 0023-single-submits-over-http.md.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from uuid import UUID
 
 from django.conf import settings
 
-from jobs import cache, conf, keys, status, status_reader
-from jobs.api import throttle
-from jobs.api.auth import secret_of
-from jobs.api.views.status import Seen, StatusView
-from jobs.models import ApiKey
-from jobs.status import Copy
+from jobs.api.plain import Plain
+from jobs.api.plain_status import StatusRequests
+from jobs.api.plain_submit import SubmitRequests
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -51,14 +46,10 @@ UNDERSTOOD = frozenset({
     "whitenoise.middleware.WhiteNoiseMiddleware",
 })  # fmt: skip
 
-_ID = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-_METHODS = frozenset({"GET", "HEAD"})
-#: A request with any of these is not plain.
-_UNUSUAL = ("QUERY_STRING", "HTTP_COOKIE", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING")
-_SCOPE = StatusView.scopes["GET"]
-_HAS_NOTHING = Seen("")
-#: The headers that differ from one status to the next.
-_OWN = frozenset({"ETag", "Content-Length"})
+#: Headers by which an answer of Django's shows that it is one of those that the lane gives.
+_SIGNS = frozenset({"ETag", "Location"})
+#: The headers that differ from one job to the next.
+_OWN = _SIGNS | {"Content-Length"}
 #: Fronts that are remembered, about a kilobyte each. Only who holds a key can bring new ones.
 _MOST = 1000
 
@@ -73,41 +64,36 @@ class Lane:
 
     def __init__(self, application: WSGIApplication, *, harmless: Collection[str] = ()) -> None:
         self._application = application
-        self._address = re.compile(f"{re.escape(conf.get().api_prefix)}jobs/{_ID}/status/")
+        self._kinds = (StatusRequests(), SubmitRequests())
         self._decisive = _decisive()
         self._templates = _Templates()
         unknown = set(settings.MIDDLEWARE) - UNDERSTOOD - set(harmless)
         self._is_open = not unknown
         if unknown:
-            log.warning("Every status goes through Django, because of %s", sorted(unknown))
+            log.warning("Every request goes through Django, because of %s", sorted(unknown))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        job_id = self._asked_for(environ)
-        hit = None if job_id is None else _hit(job_id, environ)
-        if hit is None:
+        plain = self._understood(environ)
+        if plain is None:
             return self._application(environ, start_response)
-        front = (hit.code, *map(environ.get, self._decisive))
+        front = (plain.code, *map(environ.get, self._decisive))
         template = self._templates.get(front)
         if template is None:
             return self._application(environ, self._templates.learning(front, start_response))
-        start_response(template.line, template.filled(hit))
+        answer = plain.answer()
+        if answer is None:
+            return self._application(environ, start_response)
+        own, body = answer
+        start_response(template.line, template.filled(own, body))
         # granian drops the Content-Length of an empty list, but not that of a stream like Django's.
-        return [hit.body] if hit.body else BytesIO()
+        return [body] if body else BytesIO()
 
-    def _asked_for(self, environ: WSGIEnvironment) -> str | None:
-        """The id of the job whose status is asked for, if the request is a plain one."""
-        match = self._address.fullmatch(environ.get("PATH_INFO", ""))
-        if match is None or not self._is_open or environ["REQUEST_METHOD"] not in _METHODS:
-            return None
-        return None if any(map(environ.get, _UNUSUAL)) else match[1]
-
-
-class _Hit(NamedTuple):
-    """A status that may be shown to who asks."""
-
-    code: str
-    etag: str
-    body: bytes
+    def _understood(self, environ: WSGIEnvironment) -> Plain | None:
+        if self._is_open:
+            for kind in self._kinds:
+                if kind.includes(environ):
+                    return kind.understood(environ)
+        return None
 
 
 class _Template(NamedTuple):
@@ -116,8 +102,8 @@ class _Template(NamedTuple):
     line: str
     headers: tuple[tuple[str, str], ...]
 
-    def filled(self, hit: _Hit) -> list[tuple[str, str]]:
-        own = {"ETag": hit.etag, "Content-Length": str(len(hit.body))}
+    def filled(self, own: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
+        own = {**own, "Content-Length": str(len(body))}
         return [(name, own.get(name, value)) for name, value in self.headers]
 
 
@@ -137,7 +123,7 @@ class _Templates:
         def noting(
             line: str, headers: list[tuple[str, str]], *rest: Any
         ) -> Callable[[bytes], object]:
-            if line[:3] == front[0] and any(name == "ETag" for name, _ in headers):
+            if line[:3] == front[0] and any(name in _SIGNS for name, _ in headers):
                 blank = tuple((name, "" if name in _OWN else value) for name, value in headers)
                 self._note(front, _Template(line, blank))
             return start_response(line, headers, *rest)
@@ -151,33 +137,6 @@ class _Templates:
         if self._last.get(front) == template:
             self._agreed[front] = template
         self._last[front] = template
-
-
-def _hit(job_id: str, environ: WSGIEnvironment) -> _Hit | None:
-    """The status, if this request may see it and Redis has it; one round trip at most."""
-    secret = secret_of(environ)
-    digest = ApiKey.digest_of(secret) if secret else ""
-    if not throttle.is_known(digest):
-        return None
-    values = cache.fetch((keys.name_of(digest), status.name_of(job_id)))
-    if values is None:
-        return None
-    principal = keys.principal_in(values[0], digest)
-    copy = status.copy_in(values[1], job_id)
-    if principal is None or copy is None:
-        return None
-    if _SCOPE not in principal.scopes or copy.owner_id != principal.user_id:
-        return None
-    return _shown(job_id, copy, environ.get("HTTP_IF_NONE_MATCH"))
-
-
-def _shown(job_id: str, copy: Copy, tags: str | None) -> _Hit | None:
-    seen = Seen(tags) if tags else _HAS_NOTHING
-    if not status_reader.is_believed(UUID(job_id), copy, seen.rank):
-        return None
-    if seen.holds(copy):
-        return _Hit("304", copy.etag, b"")
-    return _Hit("200", copy.etag, copy.body)
 
 
 def _decisive() -> tuple[str, ...]:

@@ -210,6 +210,7 @@ class LogLineSerializer(serializers.Serializer[JobLogLine]):
     message = serializers.CharField()
 
 
+# These describe; the views write what they describe.
 class AcceptedSerializer(serializers.Serializer[Accepted]):
     """The answer to one submitted job."""
 
@@ -217,12 +218,7 @@ class AcceptedSerializer(serializers.Serializer[Accepted]):
     state = serializers.ChoiceField(choices=list(JobState))
     version = serializers.IntegerField()
     created = serializers.BooleanField(help_text="False: a job that existed before is the answer.")
-    links = serializers.SerializerMethodField()
-
-    @extend_schema_field(AcceptedLinksSerializer)
-    def get_links(self, accepted: Accepted) -> dict[str, str]:
-        base = job_address(accepted.job_id)
-        return {"self": base, "status": f"{base}status/"}
+    links = AcceptedLinksSerializer()
 
 
 class BulkEntrySerializer(serializers.Serializer[Accepted]):

@@ -250,7 +250,7 @@ def _failing_with(state: str, kind: type[DatabaseError]) -> Callable[..., Any]:
 def test_what_the_database_says_of_itself_is_503(
     api: Api, monkeypatch: pytest.MonkeyPatch, state: str, kind: type[DatabaseError]
 ) -> None:
-    monkeypatch.setattr(lifecycle, "submit", _failing_with(state, kind))
+    monkeypatch.setattr(lifecycle, "submit_together", _failing_with(state, kind))
     answer = api.post("jobs/", ONE)
     problem(answer, 503, "unavailable")
     assert int(answer["Retry-After"]) > 0
@@ -258,7 +258,7 @@ def test_what_the_database_says_of_itself_is_503(
 
 
 def test_a_bug_in_a_statement_is_no_outage(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "submit", _failing_with("25P02", InternalError))
+    monkeypatch.setattr(lifecycle, "submit_together", _failing_with("25P02", InternalError))
     problem(api.post("jobs/", ONE), 500, "internal_error")
 
 
@@ -268,7 +268,7 @@ def test_a_verb_whose_premise_always_changes_is_503(
     def fail(*_: object, **__: object) -> Any:
         raise transactions.TryAgain("again and again")
 
-    monkeypatch.setattr(lifecycle, "submit", fail)
+    monkeypatch.setattr(lifecycle, "submit_together", fail)
     problem(api.post("jobs/", ONE), 503, "unavailable")
 
 

@@ -40,7 +40,7 @@ def raising(error: Exception) -> Callable[..., NoReturn]:
 def test_a_database_that_is_away_is_503(
     error: Exception, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "submit", raising(error))
+    monkeypatch.setattr(lifecycle, "submit_together", raising(error))
     answer = api.post("jobs/", {"handler": "noop"})
     problem(answer, 503, "unavailable")
     assert int(answer["Retry-After"]) > 0
@@ -56,7 +56,7 @@ def test_a_bug_shows_nothing_of_the_inside(
         heard.append(facts["request"])
 
     got_request_exception.connect(listen)
-    monkeypatch.setattr(lifecycle, "submit", raising(KeyError("secret of psycopg2")))
+    monkeypatch.setattr(lifecycle, "submit_together", raising(KeyError("secret of psycopg2")))
     answer = api.post("jobs/", {"handler": "noop"}, X_Request_ID="abc-1")
     found = problem(answer, 500, "internal_error")
     got_request_exception.disconnect(listen)

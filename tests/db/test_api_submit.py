@@ -21,6 +21,57 @@ from tests.verbs import HANDLER
 pytestmark = pytest.mark.django_db
 
 ONE = {"handler": HANDLER}
+#: Bodies of which one field is wrong, and its path.
+WRONG_FIELDS: list[tuple[dict[str, Any], str | None]] = [
+    ({}, "handler"),
+    ({"handler": 5}, "handler"),
+    ({"handler": "os.system"}, "handler"),
+    ({"handler": "__import__"}, "handler"),
+    ({"handler": "\ud800"}, "handler"),
+    ({**ONE, "payload": []}, "payload"),
+    ({**ONE, "payload": {"nonsense": 1}}, "payload.nonsense"),
+    ({**ONE, "payload": {"\ud800": 1}}, None),
+    ({**ONE, "priority": 10}, "priority"),
+    ({**ONE, "priority": True}, "priority"),
+    ({**ONE, "priority": "1"}, "priority"),
+    ({**ONE, "max_attempts": 0}, "max_attempts"),
+    ({**ONE, "queue": "elsewhere"}, "queue"),
+    ({**ONE, "queue": "x" * 201}, "queue"),
+    ({**ONE, "tenant": "a\x00b"}, "tenant"),
+    ({**ONE, "tenant": "\ud800"}, "tenant"),
+    ({**ONE, "unique_key": ""}, "unique_key"),
+    ({**ONE, "due_at": "tomorrow"}, "due_at"),
+    ({**ONE, "due_at": "2040-01-31T14:00:00"}, "due_at"),
+    ({**ONE, "due_at": "0001-01-01T00:00:00+14:00"}, "due_at"),
+    ({**ONE, "due_at": 5}, "due_at"),
+    ({**ONE, "delay_seconds": -1}, "delay_seconds"),
+    ({**ONE, "delay_seconds": "5"}, "delay_seconds"),
+    ({**ONE, "delay_seconds": 5, "due_at": "2040-01-31T14:00:00Z"}, "due_at"),
+    # What belongs to the platform alone.
+    ({**ONE, "owner": 1}, "owner"),
+    ({**ONE, "state": "COMPLETED"}, "state"),
+    ({**ONE, "version": 9}, "version"),
+    ({**ONE, "attempt": 9}, "attempt"),
+    ({**ONE, "lease_token": "x"}, "lease_token"),
+]
+#: Bodies that are no JSON object as all readers understand it, and what is said of them.
+WRONG_BODIES = [
+    (b"", "invalid_request"),
+    (b"[]", "invalid_request"),
+    (b"null", "invalid_request"),
+    (b"{", "not_json"),
+    (b'{"handler": NaN}', "not_json"),
+    (b'{"handler": -Infinity}', "not_json"),
+    (b'{"delay_seconds": 1e999}', "not_json"),
+    (b'{"n": ' + b"9" * 5000 + b"}", "not_json"),
+    (b'{"handler":"a","handler":"b"}', "not_json"),
+    (b'{"payload":{"x":{"a":1,"a":2}}}', "not_json"),
+    (b'\xff\xfe{"handler": "a"}', "not_utf8"),
+    (b'{"handler": "\xe9"}', "not_utf8"),
+    (b'{"payload":' + b"[" * 40 + b"]" * 40 + b"}", "too_deep"),
+    (b"[" * 5000 + b"]" * 5000, "too_deep"),
+    (b'{"a":' * 5000 + b"1" + b"}" * 5000, "too_deep"),
+]
 
 
 @pytest.fixture
@@ -57,41 +108,7 @@ def test_a_job_may_wait_for_a_time(api: Api) -> None:
     assert Job.objects.get().due_at == due
 
 
-@pytest.mark.parametrize(
-    ("body", "path"),
-    [
-        ({}, "handler"),
-        ({"handler": 5}, "handler"),
-        ({"handler": "os.system"}, "handler"),
-        ({"handler": "__import__"}, "handler"),
-        ({"handler": "\ud800"}, "handler"),
-        ({**ONE, "payload": []}, "payload"),
-        ({**ONE, "payload": {"nonsense": 1}}, "payload.nonsense"),
-        ({**ONE, "payload": {"\ud800": 1}}, None),
-        ({**ONE, "priority": 10}, "priority"),
-        ({**ONE, "priority": True}, "priority"),
-        ({**ONE, "priority": "1"}, "priority"),
-        ({**ONE, "max_attempts": 0}, "max_attempts"),
-        ({**ONE, "queue": "elsewhere"}, "queue"),
-        ({**ONE, "queue": "x" * 201}, "queue"),
-        ({**ONE, "tenant": "a\x00b"}, "tenant"),
-        ({**ONE, "tenant": "\ud800"}, "tenant"),
-        ({**ONE, "unique_key": ""}, "unique_key"),
-        ({**ONE, "due_at": "tomorrow"}, "due_at"),
-        ({**ONE, "due_at": "2040-01-31T14:00:00"}, "due_at"),
-        ({**ONE, "due_at": "0001-01-01T00:00:00+14:00"}, "due_at"),
-        ({**ONE, "due_at": 5}, "due_at"),
-        ({**ONE, "delay_seconds": -1}, "delay_seconds"),
-        ({**ONE, "delay_seconds": "5"}, "delay_seconds"),
-        ({**ONE, "delay_seconds": 5, "due_at": "2040-01-31T14:00:00Z"}, "due_at"),
-        # What belongs to the platform alone.
-        ({**ONE, "owner": 1}, "owner"),
-        ({**ONE, "state": "COMPLETED"}, "state"),
-        ({**ONE, "version": 9}, "version"),
-        ({**ONE, "attempt": 9}, "attempt"),
-        ({**ONE, "lease_token": "x"}, "lease_token"),
-    ],
-)
+@pytest.mark.parametrize(("body", "path"), WRONG_FIELDS)
 def test_a_wrong_field_is_named_and_nothing_is_written(
     api: Api, body: dict[str, Any], path: str | None
 ) -> None:
@@ -103,26 +120,7 @@ def test_a_wrong_field_is_named_and_nothing_is_written(
     assert not Job.objects.exists()
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        (b"", "invalid_request"),
-        (b"[]", "invalid_request"),
-        (b"null", "invalid_request"),
-        (b"{", "not_json"),
-        (b'{"handler": NaN}', "not_json"),
-        (b'{"handler": -Infinity}', "not_json"),
-        (b'{"delay_seconds": 1e999}', "not_json"),
-        (b'{"n": ' + b"9" * 5000 + b"}", "not_json"),
-        (b'{"handler":"a","handler":"b"}', "not_json"),
-        (b'{"payload":{"x":{"a":1,"a":2}}}', "not_json"),
-        (b'\xff\xfe{"handler": "a"}', "not_utf8"),
-        (b'{"handler": "\xe9"}', "not_utf8"),
-        (b'{"payload":' + b"[" * 40 + b"]" * 40 + b"}", "too_deep"),
-        (b"[" * 5000 + b"]" * 5000, "too_deep"),
-        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "too_deep"),
-    ],
-)
+@pytest.mark.parametrize(("body", "code"), WRONG_BODIES)
 def test_a_body_that_is_no_good_json_is_refused(api: Api, body: bytes, code: str) -> None:
     problem(api.raw("jobs/", body), 400, code)
 

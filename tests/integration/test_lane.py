@@ -29,3 +29,27 @@ def test_who_answered_cannot_be_told(quiet: Stack, method: str, tag: str, code: 
     assert wanted.status == code
     assert [asked({}) for _ in range(8)] == [wanted] * 8
     assert not api.said("because of")
+
+
+def test_nor_who_has_taken_a_job(quiet: Stack) -> None:
+    [api] = quiet.start("api")
+    body = {"handler": "noop"}
+    ids = set()
+
+    def asked(headers: Mapping[str, str]) -> Answer:
+        answer = quiet.http.ask("POST", "/api/v1/jobs/", body, headers=headers)
+        job_id = answer.json()["id"]
+        ids.add(job_id)
+        told = {
+            name: value.replace(job_id, "ID")
+            for name, value in answer.headers.items()
+            if name != "date"
+        }
+        return Answer(answer.status, told, answer.body.replace(job_id.encode(), b"ID"))
+
+    wanted = asked({"Cookie": "a=b"})
+    assert wanted.status == 201
+    assert [asked({}) for _ in range(8)] == [wanted] * 8
+    assert {quiet.job(job_id)["state"] for job_id in ids} == {"PENDING"}
+    assert len(ids) == 9
+    assert not api.said("because of")
