@@ -55,7 +55,7 @@ _MOST = 1000
 
 
 class Lane:
-    """Answers what takes no query; whatever else comes is ``application``'s.
+    """Answers plain requests; whatever else comes is ``application``'s.
 
     ``harmless`` are dotted paths of the project's own middleware that need not see these requests,
     because it neither refuses nor changes any of them. With middleware that is neither harmless nor
@@ -97,7 +97,7 @@ class Lane:
 
 
 class _Template(NamedTuple):
-    """An answer of Django's, without what is one status's own."""
+    """An answer of Django's, without what is one job's own."""
 
     line: str
     headers: tuple[tuple[str, str], ...]

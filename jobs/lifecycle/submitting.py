@@ -35,7 +35,7 @@ def submit(
     """
     if not submissions:
         return []
-    return _carried_out([_Wish(_rows(submissions), actor, reason)])[0]
+    return _submit([_Wish(_rows(submissions), actor, reason)])[0]
 
 
 def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: str = "") -> Accepted:
@@ -46,7 +46,7 @@ def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: st
     """
     wish = _Wish(_rows([submission]), actor, reason)
     if wish.is_keyed or connection.in_atomic_block:
-        [[accepted]] = _carried_out([wish])
+        [[accepted]] = _submit([wish])
     else:
         [accepted] = _together.ask(wish)
     return accepted
@@ -68,7 +68,7 @@ class _Wish(NamedTuple):
 _KEYS = ("unique_key", "idempotency_key")
 
 
-def _carried_out(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
+def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
     """All of them in one transaction; those with keys come alone."""
 
     def work() -> list[list[Accepted]]:
@@ -81,7 +81,7 @@ def _carried_out(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
     return transactions.run(work, single=not any(wish.is_keyed for wish in wishes))
 
 
-_together = GroupCommit(_carried_out, concerns_all=transactions.is_away)
+_together = GroupCommit(_submit, concerns_all=transactions.is_away)
 
 
 def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ _point("after_finish", "after commit, before ack", ["I5", "I8", "I15"], "worker"
     hold=0.5,
 )
 def inside_rescue(world: World, rng: Random) -> Iterator[None]:
-    world.submit("chaos.long", {"seconds": 5.0}, count=8)
+    world.submit("chaos.long", {"seconds": 3.0}, count=8)
     holder(world, rng)
     world.arm("inside_rescue")
     world.kill(*world.processes("worker"), noted=False)
