@@ -37,6 +37,7 @@ from vine import promise
 from jobs import conf, drain, topology
 from jobs.errors import ConfigurationError
 from jobs.gathering import Gatherer
+from jobs.rollcall import RollCall
 from jobs.watchdog import Watchdog
 
 log = logging.getLogger("jobs.consumer")
@@ -65,6 +66,7 @@ class QuietConsumer(Consumer):
 
     hub: Any
     strategies: Any
+    task_consumer: Any
     on_task_request: Any
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc,valid-type] # celery-types has no Blueprint
@@ -88,7 +90,9 @@ class QuietConsumer(Consumer):
         self._show_life = promise(self._look)
         # A call that waits shows no life, and must be over before it is taken for a dead loop.
         self._answer_seconds = min(ANSWER_SECONDS, conf.get().deaf_seconds / 2)
-        self._watchdog = Watchdog(self, sorted(self.app.amqp.queues.consume_from))
+        consumed = sorted(self.app.amqp.queues.consume_from)
+        self._watchdog = Watchdog(self, consumed)
+        self._roll_call = RollCall(consumed)
         # Only prefork hands jobs over, and without a hub it does not wait for a free child.
         hands_over = isinstance(self.pool, PreforkPool) and self.hub is not None
         self._gatherer = Gatherer(self) if hands_over else None
@@ -165,6 +169,7 @@ class QuietConsumer(Consumer):
         """Called whenever the queues are being consumed, after every connect."""
         self._listening_since = time.monotonic()
         self._silences = 0
+        self._roll_call.begin()
         if self.connection:
             bound_open_broker_sockets(self.connection, self._answer_seconds)
         super().on_ready()
@@ -219,15 +224,32 @@ class QuietConsumer(Consumer):
         self._pulse = time.monotonic()
 
     def _look(self) -> None:
-        """In the main loop: show life, and notice a connection whose end Celery has not.
+        """In the main loop: show life, and notice what Celery has not.
 
         It reads a little before its loop begins (``_quick_drain``), and elsewhere, and drops what
         it meets there: nothing would be heard any more until the broker's heartbeats are missed.
         """
         self._beat()
-        broker, listens = self.connection, self._listening_since is not None
-        if listens and broker and self.blueprint.state == RUN and not broker.connected:
+        broker = self.connection
+        if not (broker and self.is_listening() and self.blueprint.state == RUN):
+            return
+        if not broker.connected:
             raise ConnectionResetError("closed by the broker, and nobody noticed")
+        if self._should_hear() and self._roll_call.look(broker, self._heard):
+            self._consume_anew()
+
+    def _should_hear(self) -> bool:
+        """Whether a message that is there for it would be here by now."""
+        return self.has_free_slot() and (self._gatherer is None or self._gatherer.consumes())
+
+    def _consume_anew(self) -> None:
+        """Costs two answers of the broker, and nothing if there was no need. Not while something is
+        under way: it would not count for the new consumer, which got one too many."""
+        if not (state.reserved_requests or state.active_requests):
+            log.info("a queue has fewer consumers than before: consuming anew, to be one of them")
+            self.task_consumer.cancel()
+            self.task_consumer.consume()
+            self._roll_call.begin_count()
 
     def _on_stop_asked(self, **_: object) -> None:
         """Runs inside the signal handler of SIGTERM."""

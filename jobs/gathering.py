@@ -112,6 +112,10 @@ class Gatherer:
             # Not here, in the midst of a delivery: it waits for the broker's answers.
             self._consumer.hub.call_soon(self._adjust, self._consumer.task_consumer)
 
+    def consumes(self) -> bool:
+        """Whether the worker is a consumer at the moment."""
+        return self._prefetch.consumes()
+
     def forget(self) -> None:
         """Consuming ends. With a lost connection goes the right to acknowledge what it brought."""
         self._held.forget()
@@ -231,6 +235,10 @@ class Prefetch:
         self._count = self._children
         self._row: deque[float] = deque(maxlen=SHORT_IN_A_ROW * self._children)
         self._old: set[Any] = set()
+
+    def consumes(self) -> bool:
+        """Whether it asks for messages at all."""
+        return self._count > 0
 
     def note(self, ring: Ring) -> bool:
         """A message has arrived; answers whether to ``adjust`` now."""

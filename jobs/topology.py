@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from celery import current_app
@@ -103,10 +103,18 @@ def count_ready(names: Sequence[str]) -> int | None:
 def _count_ready(broker: Connection, name: str) -> int:
     try:
         with broker.channel() as channel:
-            declare: Callable[..., Any] = channel.queue_declare  # type: ignore[attr-defined]
-            return int(declare(name, passive=True).message_count)
+            return int(look_at(channel, name).message_count)
     except broker.channel_errors:
         return 0
+
+
+def look_at(channel: Any, name: str) -> Any:
+    """What is in a queue: ``message_count``, those that lie ready, and ``consumer_count``.
+
+    Needs no right. Raises one of the connection's ``channel_errors`` if there is no such queue,
+    which closes the channel.
+    """
+    return channel.queue_declare(name, passive=True)
 
 
 def bound_calls(broker: Connection, seconds: float) -> None:

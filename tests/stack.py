@@ -337,10 +337,17 @@ class Stack:
 
     def messages(self) -> int:
         """Doorbells in the queue that no worker has fetched."""
+        return self._queue_says()[0]
+
+    def consumers(self) -> int:
+        """Workers that consume the queue, as the broker counts them."""
+        return self._queue_says()[1]
+
+    def _queue_says(self) -> tuple[int, int]:
         with self.services.channel() as channel:
             declared = channel.queue_declare(self.queue, passive=True)
             assert declared is not None
-            return int(declared[1])
+            return int(declared[1]), int(declared[2])
 
     def purge(self) -> int:
         """Empty the queue behind everybody's back; returns how many doorbells were in it."""

@@ -14,6 +14,7 @@ import pytest
 from interlock.local.servers import RabbitServer
 from tests.faults.conftest import Servers
 from tests.faults.place import STOP_SECONDS, Place, opened
+from tests.marks import until
 from tests.proxy import DELIVERY
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(150)]
@@ -30,14 +31,43 @@ def stack(own_servers: Servers, migrated: str, tmp_path: Path) -> Iterator[Place
 # ------------------------------------------------------------------------------------ the watchdog
 
 
-def test_a_deaf_worker_rebuilds_its_consumer(stack: Place) -> None:
+def test_a_worker_on_a_dead_line_connects_anew(stack: Place) -> None:
+    """Long before heartbeats are missed: an idle worker asks now and then, and gets no answer."""
     worker = stack.worker(heartbeat_seconds=600)
     stack.run_jobs()
     stack.proxy.deafen()
     ids = stack.submit("noop", {}, count=6)
-    worker.wait_said("jobs wait, and it hears nothing; its consumer is rebuilt", 60)
     stack.check(ids)
     assert worker.alive
+    assert not worker.said("is deaf")
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one worker", "two workers"])
+def test_nobody_tells_the_workers_that_their_queue_is_deleted(stack: Place, count: int) -> None:
+    """They would go on consuming it, while the relay declares another one of the same name."""
+    workers = [stack.worker(settings="settings_untold") for _ in range(count)]
+    stack.run_jobs()
+    until(lambda: stack.consumers() == count, 20, stack.tails)
+    time.sleep(3)  # Long enough for each worker to have been counted.
+    stack.delete_queue()
+    stack.check(stack.submit("noop", {}, count=6))
+    until(lambda: stack.consumers() == count, 20, stack.tails)
+    assert not any(worker.said("is deaf") for worker in workers)
+
+
+def test_a_busy_worker_whose_queue_is_deleted(stack: Place) -> None:
+    """With one child at work it is not the time to consume anew, but it is to connect anew."""
+    worker = stack.worker(settings="settings_untold")
+    marks = stack.marks()
+    [running] = stack.submit("stack.hold", {"marks": str(marks.directory)})
+    marks.wait_started(1)
+    time.sleep(3)
+    stack.delete_queue()
+    stack.check(stack.submit("noop", {}, count=6))
+    assert worker.said("no consumer of queue .* any more")
+    marks.open()
+    stack.check([running])
+    assert stack.events(running) == DONE
 
 
 def test_a_worker_that_stays_deaf_exits_with_an_error(stack: Place) -> None:
@@ -45,6 +75,7 @@ def test_a_worker_that_stays_deaf_exits_with_an_error(stack: Place) -> None:
     stack.run_jobs()
     stack.proxy.deafen(at=DELIVERY)
     ids = stack.submit("noop", {}, count=6)
+    worker.wait_said("jobs wait, and it hears nothing; its consumer is rebuilt", 60)
     worker.wait_said("it ends for its supervisor", 90)
     assert worker.wait(STOP_SECONDS) == 1
     stack.proxy.heal(keep_held=False)

@@ -47,7 +47,24 @@ def quiet() -> Any:
     bare.conninfo = Broker()
     bare._complained_at = float("-inf")
     bare._pulse = 0.0
+    bare._heard = 0
+    bare._gatherer = None
+    bare._roll_call = RollCalls()
+    bare.pool = SimpleNamespace(num_processes=1)
     return bare
+
+
+class RollCalls:
+    """Remembers who asked, instead of asking."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def begin(self) -> None:
+        self.asked.clear()
+
+    def look(self, broker: object, heard: int) -> None:
+        self.asked.append(broker)
 
 
 def test_no_wait_between_two_tries_is_long(quiet: Any) -> None:
@@ -157,3 +174,20 @@ def test_a_connection_that_has_ended_unheard_is_noticed(
     with pytest.raises(ConnectionResetError) if noticed else nullcontext():
         quiet._look()
     assert quiet._pulse > 0
+
+
+@pytest.mark.parametrize(
+    ("children", "consumes", "asks"),
+    [(1, True, True), (0, True, False), (1, False, False)],
+    ids=["free", "all busy", "no consumer on purpose"],
+)
+def test_only_who_should_hear_asks_whether_he_is_counted(
+    quiet: Any, children: int, consumes: bool, asks: bool
+) -> None:
+    quiet.connection = SimpleNamespace(connected=True)
+    quiet._listening_since = 1.0
+    quiet.blueprint = SimpleNamespace(state=RUN)
+    quiet.pool.num_processes = children
+    quiet._gatherer = SimpleNamespace(consumes=lambda: consumes)
+    quiet._look()
+    assert quiet._roll_call.asked == [quiet.connection] * asks
