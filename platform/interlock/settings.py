@@ -172,5 +172,9 @@ LOGGING: dict[str, Any] = {
         "jobs": {"level": env.log_level},
         "interlock": {"level": env.log_level},
         "celery": {"level": "INFO"},
+        # A line per message received and answered, which says nothing of the jobs in it: those have
+        # lines of their own.
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
     },
 }
