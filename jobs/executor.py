@@ -27,7 +27,7 @@ from jobs.pace import Pace
 from jobs.recording import Ended, Recorder, Sheet
 from jobs.running import Run
 from jobs.states import JobEvent
-from jobs.values import Attempt, Doorbell, Outcome, Settled
+from jobs.values import Attempt, Beat, Doorbell, Outcome, Settled
 
 log = logging.getLogger("jobs.executor")
 
@@ -59,7 +59,7 @@ class Executor:
         """
         if connection.in_atomic_block and not self._host.ends:
             raise RuntimeError("handlers never run inside a transaction")
-        self._host.raise_shield()
+        self._host.block_signals()
         try:
             return self._answer(doorbells, redelivered=redelivered)
         finally:
@@ -132,13 +132,14 @@ class Executor:
         Patient, because a database that restarts just now must not cost the work that is already
         done. If a lease lapses meanwhile, whoever comes first afterwards has the job.
         """
+        self._host.block_signals()
         runs = [run for run, _ in ended]
         self._beating().let_go(runs)
         beats = [run.beat() for run in runs]
         try:
             settled = self._finished(
                 [
-                    replace(outcome, artifacts=tuple(run.artifacts), lines=beat.lines)
+                    _with_records(outcome, run, beat)
                     for (run, outcome), beat in zip(ended, beats, strict=True)
                 ],
                 patient=patient,
@@ -217,7 +218,7 @@ class Executor:
         lapses, because nobody renews it any more."""
         if not runs:
             return
-        self._host.raise_shield()
+        self._host.block_signals()
         self._beating().let_go(runs)
         release = JobReleased("the worker could not run it")
         waiting = [run for run in runs if run.began_at is None]
@@ -268,6 +269,12 @@ def _must_have_stopped() -> bool:
 
 def _uncaught(error: BaseException) -> RuntimeError:
     return RuntimeError(f"the handler raised {type(error).__name__}")
+
+
+def _with_records(outcome: Outcome, run: Run, beat: Beat) -> Outcome:
+    if not (run.artifacts or beat.lines):
+        return outcome
+    return replace(outcome, artifacts=tuple(run.artifacts), lines=beat.lines)
 
 
 def _verdict(attempt: Attempt, error: BaseException) -> Outcome:

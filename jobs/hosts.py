@@ -41,6 +41,9 @@ class Host:
     def raise_shield(self) -> None:
         """Signals shall not interrupt what follows."""
 
+    def block_signals(self) -> None:
+        """Nor shall they end the process: what follows is a transaction. Raises the shield."""
+
     def lower_shield(self) -> None:
         """Signals may interrupt again, and those that were held back do so here."""
 
@@ -74,6 +77,9 @@ class _Worker(Host):
 
     def raise_shield(self) -> None:
         self._shield.up()
+
+    def block_signals(self) -> None:
+        self._shield.block()
 
     def lower_shield(self) -> None:
         self._shield.down()

@@ -25,6 +25,7 @@ from jobs import conf, files
 from jobs.context import Context
 from jobs.errors import HandlerSignal, JobCancelled
 from jobs.policy import clipped
+from jobs.shield import handler_of
 from jobs.values import Artifact, Attempt, Beat, LogLine
 
 T = TypeVar("T")
@@ -140,7 +141,10 @@ class Run(Context):
                 self._scratch.cleanup()
 
     def _interruptible(self, work: Callable[[], T]) -> T:
-        if threading.current_thread() is threading.main_thread():
+        if (
+            threading.current_thread() is threading.main_thread()
+            and handler_of(signal.SIGURG) is not _nothing
+        ):
             # Gives blocking system calls of the main thread a reason to return (PEP 475).
             signal.signal(signal.SIGURG, _nothing)
         pid = os.getpid()

@@ -8,11 +8,13 @@ To block the signals in the main thread is half of it: the kernel then gives the
 such as one that a handler has left behind, and Python runs the handler in the main thread all the
 same. So handlers are wrapped as well, once for the life of the process, and a wrapped one only
 notes its signal while the shield is up. Blocking is what holds back those that have no handler and
-would end the process.
+would end the process. It costs two system calls, so it is left to those who begin a transaction:
+between two jobs of a message a process may end as well as within one.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # CPython's own part of signal, not in typeshed
 import signal
 import threading
 from collections.abc import Callable
@@ -32,6 +34,10 @@ SIGNALS = frozenset(
     }
 )
 
+#: As ``signal.getsignal``, without a search in an enumeration for what it returns. That takes ten
+#: times as long as the rest, and it is asked eight times for every job.
+handler_of: Callable[[int], Any] = _signal.getsignal
+
 
 def leave_to_others() -> None:
     """Block the signals in this thread, of the engine's own: the main thread's shield is of no use
@@ -42,7 +48,7 @@ def leave_to_others() -> None:
 class Shield:
     """Up while the engine works in the main thread, down while a handler does.
 
-    Without effect in other threads, where Python never runs a signal handler. Both calls may be
+    Without effect in other threads, where Python never runs a signal handler. Each call may be
     repeated.
     """
 
@@ -56,27 +62,29 @@ class Shield:
     @property
     def waits(self) -> bool:
         """Whether a signal is held back now."""
-        return bool(self._noted) or bool(self._up and signal.sigpending() & SIGNALS)
+        return bool(self._noted) or bool(self._before is not None and signal.sigpending() & SIGNALS)
 
     def up(self) -> None:
-        """Hold signals back from now on."""
-        is_whole = self._up and self._before is not None
-        if is_whole or threading.current_thread() is not threading.main_thread():
+        """Hold back, from now on, signals that have handlers."""
+        if self._up or not _is_main_thread():
             return
         self._up = True
         try:
             self._wrap()
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         except BaseException:
             # A handler that was not wrapped yet has raised.
             self._up = False
             raise
-        if self._before is None:
-            self._before = before
+
+    def block(self) -> None:
+        """Hold back the others as well, which would end the process. Puts the shield up."""
+        self.up()
+        if self._before is None and _is_main_thread():
+            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def down(self) -> None:
         """Deliver what was held back; raises whatever the signals' handlers raise."""
-        if threading.current_thread() is not threading.main_thread() or not self._up:
+        if not self._up or not _is_main_thread():
             return
         if self._before is not None:
             # What waited in the kernel arrives here, and is noted like the rest.
@@ -88,7 +96,7 @@ class Shield:
     def forget(self, number: signal.Signals) -> None:
         """Drop this signal if it is held back."""
         self._noted = [noted for noted in self._noted if noted != number]
-        if number in signal.sigpending():
+        if self._before is not None and number in signal.sigpending():
             signal.sigtimedwait([number], 0)
 
     def arrived(
@@ -110,7 +118,7 @@ class Shield:
 
     def _wrap(self) -> None:
         for number in SIGNALS:
-            current = signal.getsignal(number)
+            current = handler_of(number)
             if callable(current) and not isinstance(current, _Wrapped):
                 signal.signal(number, _Wrapped(self, current))
 
@@ -120,6 +128,10 @@ class Shield:
                 signal.raise_signal(self._noted.pop())
             finally:
                 self._deliver()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Wrapped:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Self
@@ -27,7 +27,7 @@ from jobs.hosts import PreforkChild
 from jobs.models import AuditEntry, Job
 from jobs.shield import SIGNALS
 from jobs.states import JobState
-from jobs.values import Doorbell
+from jobs.values import Attempt, Doorbell, Outcome, Settled
 from tests.concurrency.attempts import Declare, run
 from tests.verbs import history, submit
 
@@ -127,6 +127,36 @@ def test_a_storm_of_signals_leaves_no_half_state(declare: Declare) -> None:
         assert (events[-1] == "succeed") == (state == JobState.COMPLETED)
     done = AuditEntry.objects.filter(event="succeed").count()
     assert done > 10
+
+
+def test_a_signal_without_a_handler_ends_nobody_who_writes(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the process between two jobs, as within one; never while they are written."""
+
+    def masked() -> bool:
+        return signal.pthread_sigmask(signal.SIG_BLOCK, []) >= SIGNALS
+
+    found: list[tuple[str, bool]] = []
+    claim, finish = lifecycle.Claim.__call__, lifecycle.finish
+
+    def claims(wish: lifecycle.Claim) -> list[Attempt]:
+        found.append(("claim", masked()))
+        return claim(wish)
+
+    def finishes(outcomes: Sequence[Outcome], *, worker: str) -> list[Settled]:
+        found.append(("finish", masked()))
+        return finish(outcomes, worker=worker)
+
+    def work() -> None:
+        found.append(("handler", masked()))
+
+    monkeypatch.setattr(lifecycle.Claim, "__call__", claims)
+    monkeypatch.setattr(lifecycle, "finish", finishes)
+    jobs = submit(3, handler=declare(work))
+    Executor("worker:1", PreforkChild()).answer([Doorbell(job.id, job.version) for job in jobs])
+    assert found == [("claim", True), *[("handler", False)] * 3, ("finish", True)]
+    assert not masked()
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["worker stops", "process alone"])

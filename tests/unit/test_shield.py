@@ -102,7 +102,9 @@ def test_outside_of_it_signals_strike_at_once(struck: list[int]) -> None:
     with pytest.raises(Struck):
         signal.raise_signal(N)
     shield.up()
+    shield.block()
     shield.up()
+    shield.block()
     shield.down()
     assert N not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
@@ -143,16 +145,37 @@ def test_it_says_whether_the_process_was_told_to_end() -> None:
 
 def test_other_threads_have_no_use_for_it(struck: list[int]) -> None:
     shield = Shield()
-    thread = threading.Thread(target=shield.up)
+    thread = threading.Thread(target=shield.block)
     thread.start()
     thread.join()
     with pytest.raises(Struck):
         signal.raise_signal(N)
 
 
+def test_what_another_thread_does_leaves_the_shield_as_it_is(struck: list[int]) -> None:
+    """The thread that records beside the handlers' passes the same ways."""
+    masks: list[set[int]] = []
+    shield = Shield()
+    shield.up()
+
+    def record() -> None:
+        shield.block()
+        masks.append({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])})
+        shield.down()
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join()
+    assert masks == [set()]
+    send(N)
+    assert struck == []
+    with pytest.raises(Struck):
+        shield.down()
+
+
 def test_what_would_end_the_process_waits_in_the_kernel() -> None:
     program = (
-        "import os, signal, sys; from jobs.shield import Shield; s = Shield(); s.up();"
+        "import os, signal, sys; from jobs.shield import Shield; s = Shield(); s.block();"
         " os.kill(os.getpid(), signal.SIGTERM); print('alive', flush=True); s.down()"
     )
     done = subprocess.run(
