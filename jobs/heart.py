@@ -46,8 +46,9 @@ class Heart:
 
     def hold(self, runs: list[Run]) -> None:
         """Keep these attempts' leases from now on. They are one message's, in their order."""
-        for run in runs:
-            run.group = tuple(runs)
+        group = tuple(runs)
+        for run in group:
+            run.group = group
         with self._changed:
             self._unsettled.update(runs)
         self.keep(runs)

@@ -36,6 +36,9 @@ VIEW_COLUMNS = """
 #: How many columns that is.
 VIEW_WIDTH = 21
 
+#: A look-up, where calling the enumeration searches.
+_STATES = {state.value: state for state in JobState}
+
 
 class JobQuerySet(models.QuerySet["Job", "Job"]):
     """Reads of jobs. Writing is ``lifecycle``'s alone.
@@ -102,7 +105,7 @@ def view_of_row(row: Sequence[Any]) -> StatusView:
         owner_id=row[1],
         handler=row[2],
         queue=row[3],
-        state=JobState(row[4]),
+        state=_STATES[row[4]],
         version=row[5],
         progress_seq=row[6],
         attempt=row[7],

@@ -128,12 +128,13 @@ class Copy(NamedTuple):
 
 
 def render(view: StatusView) -> Copy:
-    """The bytes that every reader gets, whether they come from Redis or from the database.
+    """The bytes that every reader gets, whether they come from Redis or from the database."""
+    return _rendered(view, str(view.job_id))
 
-    Written out, because building a dictionary for ``json.dumps`` takes longer, and this is done for
-    every job.
-    """
-    written = str(view.job_id)
+
+def _rendered(view: StatusView, written: str) -> Copy:
+    """With the id as text. Written out, because building a dictionary for ``json.dumps`` takes
+    longer, and this is done for every job."""
     base = f"{conf.get().api_prefix}jobs/{written}/"
     links = f'"self":{_text(base)}'
     if view.has_result:
@@ -228,7 +229,7 @@ def fill(views: Iterable[StatusView], token: str) -> None:
         [
             (
                 (name_of(view.job_id),),
-                (token, view.version, view.progress_seq, _value(view), _life(view)),
+                (token, *view.rank, _value(view, str(view.job_id)), _life(view)),
             )
             for view in views
         ],
@@ -247,7 +248,7 @@ def update(views: Iterable[StatusView], *, wake: bool = False, moving: bool = Tr
 def _news(view: StatusView, *, moving: bool) -> _Write:
     written = str(view.job_id)
     final = view.is_immutable
-    value = _value(view) if moving or final else b""
+    value = _value(view, written) if moving or final else b""
     return (
         (name_of(written), channel_of(written)),
         (*view.rank, value, _life(view), int(final)),
@@ -338,10 +339,10 @@ def channel_of(job_id: UUID | str) -> str:
     return f"{conf.get().cache_prefix}:c:{job_id}"
 
 
-def _value(view: StatusView) -> bytes:
-    copy = render(view)
+def _value(view: StatusView, written: str) -> bytes:
+    copy = _rendered(view, written)
     owner = "" if copy.owner_id is None else str(copy.owner_id)
-    head = f"{copy.version}.{copy.progress_seq}:{owner}:{view.job_id}:".encode()
+    head = f"{copy.version}.{copy.progress_seq}:{owner}:{written}:".encode()
     return head + seal.of(head + copy.body) + b":" + copy.body
 
 
