@@ -12,7 +12,7 @@ from django.db import connection
 
 from jobs import events, policy, transactions
 from jobs.errors import IllegalTransition
-from jobs.lifecycle.writing import array_of, json_array_of, move, store_lines, write
+from jobs.lifecycle.writing import ids_of, json_array_of, move, store_lines, write
 from jobs.models import AuditEntry, Job, JobArtifact
 from jobs.states import ActorKind, JobEvent
 from jobs.values import Actor, Attempt, Outcome, Settled
@@ -83,8 +83,8 @@ def _succeed(outcomes: Sequence[Outcome], actor: Actor) -> list[Settled]:
     # Sorted, because rows are locked in this order.
     ordered = sorted(outcomes, key=lambda outcome: outcome.attempt.job_id)
     parameters = {
-        "ids": array_of(outcome.attempt.job_id for outcome in ordered),
-        "tokens": array_of(outcome.attempt.token for outcome in ordered),
+        "ids": ids_of(outcome.attempt.job_id for outcome in ordered),
+        "tokens": ids_of(outcome.attempt.token for outcome in ordered),
         "results": json_array_of(outcome.result for outcome in ordered),
     }
     moved = move(JobEvent.SUCCEED, actor, "jobs_succeed_v1", parameters)

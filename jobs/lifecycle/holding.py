@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from jobs import conf, events, policy, transactions
-from jobs.lifecycle.writing import array_of, execute, move, store_lines, views_of
+from jobs.lifecycle.writing import array_of, execute, ids_of, move, store_lines, views_of
 from jobs.models import Job
 from jobs.states import ActorKind, JobEvent
 from jobs.values import Actor, Attempt, Beat, Doorbell, Pulse, StatusView
@@ -38,9 +38,9 @@ class Claim:
 
     def _take(self) -> list[Attempt]:
         parameters = {
-            "ids": array_of(self._tokens),
+            "ids": ids_of(self._tokens),
             "versions": array_of(self._versions[job_id] for job_id in self._tokens),
-            "tokens": array_of(self._tokens.values()),
+            "tokens": ids_of(self._tokens.values()),
             "handlers": list(self._handlers),
             "lease_seconds": conf.get().lease_seconds,
         }

@@ -82,6 +82,12 @@ def array_of(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+def ids_of(values: Iterable[UUID]) -> str:
+    """The same for ids alone, without hyphens: PostgreSQL needs none, and Python takes long to set
+    them."""
+    return "{" + ",".join([value.hex for value in values]) + "}"
+
+
 def json_array_of(values: Iterable[Any]) -> str:
     """One array literal of JSON texts; None becomes NULL, as a field of a JSON row does."""
     return array_of("NULL" if value is None else _quoted(json.dumps(value)) for value in values)
