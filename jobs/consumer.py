@@ -90,9 +90,8 @@ class QuietConsumer(Consumer):
         self._show_life = promise(self._look)
         # A call that waits shows no life, and must be over before it is taken for a dead loop.
         self._answer_seconds = min(ANSWER_SECONDS, conf.get().deaf_seconds / 2)
-        consumed = sorted(self.app.amqp.queues.consume_from)
-        self._watchdog = Watchdog(self, consumed)
-        self._roll_call = RollCall(consumed)
+        self._watchdog = Watchdog(self, sorted(self.app.amqp.queues.consume_from))
+        self._roll_call = RollCall()
         # Only prefork hands jobs over, and without a hub it does not wait for a free child.
         hands_over = isinstance(self.pool, PreforkPool) and self.hub is not None
         self._gatherer = Gatherer(self) if hands_over else None
@@ -235,7 +234,9 @@ class QuietConsumer(Consumer):
             return
         if not broker.connected:
             raise ConnectionResetError("closed by the broker, and nobody noticed")
-        if self._should_hear() and self._roll_call.look(broker, self._heard):
+        # Whoever has told the worker to leave a queue alone changes what it consumes from.
+        queues = self.app.amqp.queues.consume_from
+        if self._should_hear() and self._roll_call.look(broker, queues, self._heard):
             self._consume_anew()
 
     def _should_hear(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from kombu import Connection
@@ -28,10 +28,9 @@ SURE = 2
 
 
 class RollCall:
-    """The questions of one worker about ``queues``. Main loop only."""
+    """The questions of one worker. Main loop only."""
 
-    def __init__(self, queues: Sequence[str]) -> None:
-        self._queues = list(queues)
+    def __init__(self) -> None:
         self._heard = 0
         self.begin()
 
@@ -47,8 +46,9 @@ class RollCall:
         self._counted = self._doubtful = False
         self._missing = 0
 
-    def look(self, broker: Connection, heard: int) -> bool:
-        """Ask, if it is time to, on the connection that consumes; ``heard`` counts what arrived.
+    def look(self, broker: Connection, queues: Collection[str], heard: int) -> bool:
+        """Ask, if it is time to, on the connection that consumes these; ``heard`` counts what
+        arrived.
 
         Answers whether to consume anew as soon as nothing is under way. Raises ConnectionResetError
         if the worker is no consumer any more, and what a lost connection raises. Only RabbitMQ has
@@ -64,7 +64,7 @@ class RollCall:
                 self._asked_at, self._missing = now, 0
         if self._missing or now - self._asked_at >= EVERY_SECONDS:
             self._asked_at = now
-            self._compare({name: self._consumers(broker, name) for name in self._queues})
+            self._compare({name: self._consumers(broker, name) for name in queues})
         return self._doubtful
 
     def _compare(self, counts: dict[str, int]) -> None:

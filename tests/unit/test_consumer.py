@@ -40,7 +40,10 @@ def quiet() -> Any:
     bare: Any = QuietConsumer.__new__(QuietConsumer)
     always = {"broker_connection_retry": True, "broker_connection_retry_on_startup": True}
     settings = {**always, "broker_connection_max_retries": None}
-    bare.app = SimpleNamespace(conf=SimpleNamespace(**settings))
+    queues = SimpleNamespace(consume_from={"default": None})
+    bare.app = SimpleNamespace(
+        conf=SimpleNamespace(**settings), amqp=SimpleNamespace(queues=queues)
+    )
     bare._answer_seconds = 5.0
     bare._silences = bare._failures = 0
     bare._listening_since = bare.connection = None
@@ -63,7 +66,7 @@ class RollCalls:
     def begin(self) -> None:
         self.asked.clear()
 
-    def look(self, broker: object, heard: int) -> None:
+    def look(self, broker: object, queues: object, heard: int) -> None:
         self.asked.append(broker)
 
 

@@ -50,7 +50,7 @@ def look(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Look:
     Answers whether the last look was in favour of consuming anew."""
     now = 0.0
     heard = 0
-    call = RollCall(["a", "b"])
+    call = RollCall()
     monkeypatch.setattr("jobs.rollcall.time.monotonic", lambda: now)
 
     def times(count: int, messages: int = 0) -> bool:
@@ -59,7 +59,7 @@ def look(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Look:
         for _ in range(count):
             now += 1
             heard += messages
-            anew = call.look(broker, heard)  # type: ignore[arg-type] # as much of one as is asked
+            anew = call.look(broker, ["a", "b"], heard)  # type: ignore[arg-type] # as much of one as is asked
         return anew
 
     times.call = call  # type: ignore[attr-defined] # some tests connect or consume anew
