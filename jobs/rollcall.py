@@ -68,6 +68,7 @@ class RollCall:
         return self._doubtful
 
     def _compare(self, counts: dict[str, int]) -> None:
+        log.debug("consumers, as the broker counts them: %s", counts)
         fewer = [name for name, count in counts.items() if count < self._before.get(name, 0)]
         self._doubtful = self._doubtful or bool(fewer)
         self._before = counts

@@ -47,8 +47,8 @@ def test_nobody_tells_the_workers_that_their_queue_is_deleted(stack: Place, coun
     """They would go on consuming it, while the relay declares another one of the same name."""
     workers = [stack.worker(settings="settings_untold") for _ in range(count)]
     stack.run_jobs()
-    until(lambda: stack.consumers() == count, 20, stack.tails)
-    time.sleep(3)  # Long enough for each worker to have been counted.
+    for worker in workers:
+        worker.wait_said(f"as the broker counts them: .*: {count}}}")
     stack.delete_queue()
     stack.check(stack.submit("noop", {}, count=6))
     until(lambda: stack.consumers() == count, 20, stack.tails)
@@ -61,7 +61,7 @@ def test_a_busy_worker_whose_queue_is_deleted(stack: Place) -> None:
     marks = stack.marks()
     [running] = stack.submit("stack.hold", {"marks": str(marks.directory)})
     marks.wait_started(1)
-    time.sleep(3)
+    worker.wait_said("as the broker counts them: .*: 1}")
     stack.delete_queue()
     stack.check(stack.submit("noop", {}, count=6))
     assert worker.said("no consumer of queue .* any more")
