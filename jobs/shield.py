@@ -34,8 +34,8 @@ SIGNALS = frozenset(
     }
 )
 
-#: As ``signal.getsignal``, without a search in an enumeration for what it returns. That takes ten
-#: times as long as the rest, and it is asked eight times for every job.
+#: As ``signal.getsignal``, without a search in an enumeration for what it returns. The search takes
+#: twenty times as long as the rest, and this is asked eight times for every job.
 handler_of: Callable[[int], Any] = _signal.getsignal
 
 
