@@ -24,11 +24,15 @@ from celery.worker.request import Request
 from kombu import Consumer
 
 from jobs import conf, doorbells, drain
+from jobs.outstanding import Outstanding
 
 log = logging.getLogger("jobs.gathering")
 
-#: Messages per child that are prefetched at most.
-WIDE = 32
+#: Messages per child that are prefetched at most: two groups of the usual size, one that is worked
+#: on and one that waits.
+WIDE = 200
+#: The largest number that a broker can be told (AMQP 0-9-1, ``basic.qos``).
+MOST = 0xFFFF
 #: Messages per child, in a row, by which the prefetch is measured.
 SHORT_IN_A_ROW = 4
 #: How long a worker stays narrow after a slow job, and at most if there is another soon after it.
@@ -40,9 +44,15 @@ LOOK_SECONDS = 0.1
 class Ring(Request):
     """Celery's request for one message, which may stand for others as well."""
 
+    message: Any
+    on_ack: Any
+    connection_errors: Any
+
     def __init__(self, message: Any, **named: Any) -> None:
         super().__init__(message, **named)
         self.others: list[Ring] = []
+        #: Where the messages of a group are acknowledged together; alone each is by itself.
+        self.outstanding: Outstanding | None = None
         self.held_since = time.monotonic()
         #: The task's one argument, if it has just one, as all messages of ours have.
         self.argument = _only(self.args) if not self.kwargs else None
@@ -73,9 +83,25 @@ class Ring(Request):
 
     def acknowledge(self) -> None:
         """All messages have been answered."""
+        everybody = [one for one in (self, *self.others) if not one.acknowledged]
+        if self.outstanding is not None and len(everybody) > 1:
+            self.outstanding.acknowledge(everybody)
+            return
+        for one in everybody:
+            one.acknowledge_alone()
+
+    def acknowledge_alone(self) -> None:
+        """This message has been answered."""
         super().acknowledge()
-        for other in self.others:
-            other.acknowledge()
+
+    def acknowledge_all_before(self) -> None:
+        """So have all that came before it."""
+        self.on_ack(log, self.connection_errors, multiple=True)
+        self.acknowledged = True
+
+    def is_acknowledged(self) -> None:
+        """By the word for a later one."""
+        self.acknowledged = True
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """None of the messages has been answered."""
@@ -95,22 +121,30 @@ class Gatherer:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._process = consumer.on_task_request
-        self._held = Held(consumer.controller)
+        self._outstanding = Outstanding()
+        self._held = Held(consumer.controller, self._outstanding)
         self._prefetch = Prefetch(self._held, consumer.controller.concurrency)
         self._looks = False
 
+    def note(self, message: Any) -> None:
+        """A message has arrived, whatever it is."""
+        if self._is_amqp():
+            self._outstanding.add(message)
+
     def take(self, ring: Request) -> None:
-        """A message has arrived. Tasks of the project's own go the way they would without us."""
+        """A task has arrived. Those of the project's own go the way they would without us."""
         if not isinstance(ring, Ring):
             self._process(ring)
             return
         self._held.add(ring)
         # Redis counts a channel's messages, whatever consumer they came to: it stays narrow.
-        can_widen = self._consumer.connection.transport.driver_type == "amqp"
-        if self._prefetch.note(ring) and can_widen and not self._looks:
+        if self._prefetch.note(ring) and self._is_amqp() and not self._looks:
             self._looks = True
             # Not here, in the midst of a delivery: it waits for the broker's answers.
             self._consumer.hub.call_soon(self._adjust, self._consumer.task_consumer)
+
+    def _is_amqp(self) -> bool:
+        return bool(self._consumer.connection.transport.driver_type == "amqp")
 
     def consumes(self) -> bool:
         """Whether the worker is a consumer at the moment."""
@@ -140,8 +174,9 @@ class Held:
     ``controller`` is Celery's worker, with its pool of ``concurrency`` children. Main loop only.
     """
 
-    def __init__(self, controller: Any) -> None:
+    def __init__(self, controller: Any, outstanding: Outstanding | None = None) -> None:
         self._controller = controller
+        self._outstanding = outstanding
         self._waiting: deque[Ring] = deque()
         self._asked = False
         self._begun_at = 0.0
@@ -185,6 +220,7 @@ class Held:
         self._begun_at = time.monotonic()
         ring = self._waiting.popleft()
         ring.others = self._companions(ring)
+        ring.outstanding = self._outstanding
         try:
             ring.execute_using_pool(self._controller.pool)
         except TaskRevokedError:
@@ -272,7 +308,8 @@ class Prefetch:
         if not is_full or self._old or time.monotonic() < self._narrow_until:
             return self._count
         work = conf.get().group_seconds
-        count = self._children * max(1, int(work / max(*self._row, work / WIDE)))
+        each = max(1, int(work / max(*self._row, work / WIDE)))
+        count = min(self._children * each, MOST)
         return count if count >= 2 * self._count or 4 * count <= self._count else self._count
 
     def _become_narrow(self, consumer: Consumer) -> None:

@@ -51,8 +51,11 @@ class Told(Ring):
         pool.begun.append(self)
 
 
-def message_of(body: list[Any], *, redelivered: bool = False) -> Any:
+def message_of(body: list[Any], *, redelivered: bool = False, tag: int = 0) -> Any:
     return SimpleNamespace(
+        channel=None,
+        delivery_tag=tag,
+        acknowledged=False,
         headers=doorbells.headers(str(uuid4())),
         body=json.dumps(body).encode(),
         payload=body,
@@ -63,16 +66,18 @@ def message_of(body: list[Any], *, redelivered: bool = False) -> Any:
     )
 
 
-def ring(seconds: float | None = SHORT, *, args: Any = None, redelivered: bool = False) -> Told:
+def ring(
+    seconds: float | None = SHORT, *, args: Any = None, redelivered: bool = False, tag: int = 0
+) -> Told:
     """A message with one job of ``seconds``, or with these arguments."""
     bell = doorbells.encode([Doorbell(uuid4(), 1)], seconds)
     body: list[Any] = [[bell] if args is None else args, {}, {}]
     told: list[str] = []
     one = Told(
-        message_of(body, redelivered=redelivered),
+        message_of(body, redelivered=redelivered, tag=tag),
         app=app,
         task=tasks.ring,
-        on_ack=lambda *_: told.append("ack"),
+        on_ack=lambda *_, multiple=False: told.append("ack of all" if multiple else "ack"),
         on_reject=lambda *arguments: told.append(f"reject requeue={arguments[-1]}"),
     )
     one.told = told
@@ -131,6 +136,39 @@ def test_all_are_acknowledged_when_they_are_done() -> None:
     assert [one.told for one in rings] == [[], [], [], []]
     leader.on_success((False, None, 0.1))
     assert [one.told for one in rings] == [["ack"], ["ack"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [("amqp", [[], [], [], ["ack of all"]]), ("redis", [["ack"], ["ack"], ["ack"], ["ack"]])],
+)
+def test_one_word_acknowledges_all_where_the_broker_knows_it(
+    driver: str, words: list[list[str]]
+) -> None:
+    controller = Controller()
+    transport = SimpleNamespace(driver_type=driver)
+    gatherer = Gatherer(
+        SimpleNamespace(
+            controller=controller,
+            on_task_request=None,
+            connection=SimpleNamespace(transport=transport),
+            hub=SimpleNamespace(call_soon=lambda *_: None),
+            task_consumer=None,
+        )
+    )
+    rings = [ring(tag=tag) for tag in range(1, 11)]
+    for one in rings:
+        gatherer.note(one.message)
+        gatherer.take(one)
+    for number, leader in enumerate(controller.begun[:2]):
+        leader.on_success((False, None, 0.1))
+        assert rings[number].told == ["ack"]
+        leader.message.acknowledged = True
+        controller.free()
+    assert [len(leader.others) for leader in controller.begun[2:]] == [3, 1]
+    controller.begun[2].on_success((False, None, 0.1))
+    assert [one.told for one in rings[2:6]] == words
+    assert all(one.acknowledged for one in rings[:6])
 
 
 def test_all_go_back_to_the_broker_if_their_child_dies() -> None:
@@ -275,12 +313,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Case:
-    """A pool of two, and the prefetch that goes with it."""
+    """A pool, and the prefetch that goes with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, children: int = 2) -> None:
         self.controller = Controller()
         self.held = Held(self.controller)
-        self.prefetch = Prefetch(self.held, 2)
+        self.prefetch = Prefetch(self.held, children)
         self.broker = Broker()
 
     def arrive(self, one: Told) -> bool:
@@ -306,7 +344,7 @@ def test_many_short_messages_in_a_row_make_it_wide(clock: Clock) -> None:
     answers = [case.arrive(ring()) for _ in range(2 * SHORT_IN_A_ROW)]
     assert answers == [False] * (2 * SHORT_IN_A_ROW - 1) + [True]
     assert case.adjust()
-    assert case.broker.asked_for() == ["cancel", 64, "consume"]
+    assert case.broker.asked_for() == ["cancel", 2 * WIDE, "consume"]
     assert not case.arrive(ring())
     assert case.adjust()
     assert case.broker.asked_for() == []
@@ -323,7 +361,7 @@ def test_one_of_an_unknown_pace_begins_the_row_anew(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "per_child"),
-    [(0.0, 32), (0.0078, 32), (0.02, 12), (0.1, 2), (0.13, 1), (5.0, 1)],
+    [(0.0, WIDE), (0.00125, WIDE), (0.02, 12), (0.1, 2), (0.13, 1), (5.0, 1)],
 )
 def test_what_waits_is_no_more_than_a_groups_work(
     clock: Clock, seconds: float, per_child: int
@@ -337,10 +375,20 @@ def test_what_waits_is_no_more_than_a_groups_work(
     assert case.broker.asked_for() == asked
 
 
+def test_no_more_is_asked_for_than_a_broker_can_be_told(clock: Clock) -> None:
+    case = Case(children=1000)
+    while not case.arrive(ring()):
+        pass
+    case.adjust()
+    assert case.broker.asked_for() == ["cancel", 65_535, "consume"]
+
+
 def test_the_count_follows_only_what_differs_much(clock: Clock) -> None:
     case = Case()
     case.widen()
-    for seconds, count in ((0.012, None), (0.025, None), (0.06, 8), (0.03, 16), (0.001, 64)):
+    for seconds, count in (
+        (0.0012, None), (0.003, None), (0.06, 8), (0.03, 16), (0.001, 2 * WIDE),
+    ):  # fmt: skip
         for _ in range(2 * SHORT_IN_A_ROW):
             case.arrive(ring(seconds))
         assert case.adjust()
