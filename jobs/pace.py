@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jobs import cache, conf
@@ -19,6 +19,8 @@ from jobs import cache, conf
 NEWEST = 0.2
 #: Between two times that one process writes, or reads.
 SECONDS = 1.0
+#: The same for reading while handlers are wanted of which nothing is known.
+UNKNOWN_SECONDS = 0.05
 #: Life of what nobody writes any more.
 LIFE_SECONDS = 3600
 
@@ -66,13 +68,18 @@ class Paces:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._look_at = 0.0
+        self._looked_at = float("-inf")
 
-    def seconds(self) -> Mapping[str, float]:
-        """Mean seconds per run, by handler; without those that nobody has told of lately."""
+    def seconds(self, wanted: Collection[str]) -> Mapping[str, float]:
+        """Mean seconds per run, by handler; without those that nobody has told of lately.
+
+        Asked for a handler that has only just run for the first time, it looks again soon: a
+        backlog that is published without its pace is worked off one by one.
+        """
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + SECONDS
+        is_unknown = any(name not in self._seconds for name in wanted)
+        if now - self._looked_at >= (UNKNOWN_SECONDS if is_unknown else SECONDS):
+            self._looked_at = now
             found = cache.ask(lambda r: r.hgetall(_key())) or {}
             pairs = ((_text(name), _number(value)) for name, value in found.items())
             self._seconds = {name: value for name, value in pairs if value is not None}

@@ -85,7 +85,8 @@ class Relay:
         published: list[int] = []
         trouble = True
         try:
-            self._publisher.publish(grouped(rows, self._paces.seconds()), published)
+            seconds = self._paces.seconds({row.handler for row in rows})
+            self._publisher.publish(grouped(rows, seconds), published)
             trouble = False
         except Refused as refusal:
             trouble = False
