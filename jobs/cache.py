@@ -11,9 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -163,6 +166,14 @@ def carry_out(commands: Sequence[Command], otherwise: Sequence[Command] = ()) ->
     ask(question)
 
 
+def tell(commands: Sequence[Command]) -> None:
+    """Send these to Redis and do not wait: for what may get lost, and what nobody answers for.
+
+    Over the same connection as ``fetch``, which throws the answers away before its own.
+    """
+    ask(lambda client: _line.tell(client, commands), proves=False)
+
+
 #: Connections that are tried for one question.
 _CONNECTIONS = 5
 
@@ -228,6 +239,12 @@ def subscribed(connection: redis.Redis, channel: str) -> Any:
     return pubsub
 
 
+#: Answers that a thread leaves unread, a few bytes each.
+_MOST_UNWANTED = 100
+#: The kernel's seconds and microseconds, as C lays them out.
+_TIMEVAL = "ll"
+
+
 class _Line(threading.local):
     """This thread's own connection for what is asked most often."""
 
@@ -235,6 +252,8 @@ class _Line(threading.local):
         self._client: redis.Redis | None = None
         self._connection: Any = None
         self._since = 0.0
+        #: Answers that are still to come and that nobody wants.
+        self._unwanted = 0
 
     def ask(self, client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         """The answers; raises the first that is an error, when all have been heard."""
@@ -242,19 +261,48 @@ class _Line(threading.local):
         answers: list[Any] = []
         errors: list[redis.ResponseError] = []
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            self._send(connection, commands)
+            self._hear_unwanted(connection)
             for _ in commands:
                 try:
                     answers.append(connection.read_response())
                 except redis.ResponseError as error:
                     errors.append(error)
         except BaseException:
-            # An answer that nobody has read would be taken for that to the next question.
-            connection.disconnect()
+            self._give_up(connection)
             raise
         if errors:
             raise errors[0]
         return answers
+
+    def tell(self, client: redis.Redis, commands: Sequence[Command]) -> None:
+        """Send these; their answers are thrown away when they are in the way, or many."""
+        connection = self._connected(client)
+        try:
+            if self._unwanted >= _MOST_UNWANTED:
+                self._hear_unwanted(connection)
+            self._send(connection, commands)
+            self._unwanted += len(commands)
+        except BaseException:
+            self._give_up(connection)
+            raise
+
+    def _give_up(self, connection: Any) -> None:
+        """An answer that nobody has read would be taken for that to the next question."""
+        connection.disconnect()
+        self._unwanted = 0
+
+    @staticmethod
+    def _send(connection: Any, commands: Sequence[Command]) -> None:
+        pack = connection.pack_command
+        packed = b"".join([part for command in commands for part in pack(*command)])
+        connection.send_packed_command([packed])
+
+    def _hear_unwanted(self, connection: Any) -> None:
+        while self._unwanted:
+            self._unwanted -= 1
+            with suppress(redis.ResponseError):
+                connection.read_response()
 
     def _connected(self, client: redis.Redis) -> Any:
         # Whatever made Redis fail may have cut this connection too, without a word.
@@ -264,6 +312,7 @@ class _Line(threading.local):
             pool = client.connection_pool
             self._connection = pool.connection_class(**pool.connection_kwargs)
             self._client, self._since = client, time.monotonic()
+            self._unwanted = 0
         return self._connection
 
 
@@ -284,11 +333,30 @@ def _client(pid: int, url: str, timeout_seconds: float) -> redis.Redis:
 
 
 class _Tcp(Connection):
-    """redis-py bounds the connecting but not the look-up of the name before it."""
+    """redis-py bounds the connecting but not the look-up of the name before it.
+
+    And it has Python bound each sending and receiving, which costs a system call more for each; the
+    kernel's own bounds cost none. TLS needs Python's.
+    """
 
     def _connect(self) -> Any:
         names.resolve(self.host, self.port, self.socket_connect_timeout or 0.0)
-        return super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        connected = super()._connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        if self.socket_timeout:
+            seconds, fraction = divmod(self.socket_timeout, 1)
+            bound = struct.pack(_TIMEVAL, int(seconds), int(fraction * 1_000_000))
+            for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                connected.setsockopt(socket.SOL_SOCKET, direction, bound)
+            connected.settimeout(None)
+        return connected
+
+    def read_response(self, *args: Any, **named: Any) -> Any:
+        try:
+            return super().read_response(*args, **named)
+        except redis.ConnectionError as error:
+            if isinstance(error.__context__, BlockingIOError):
+                raise redis.TimeoutError("no answer in time") from error
+            raise
 
 
 class _Tls(SSLConnection):

@@ -260,8 +260,8 @@ _Write = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 
 
 def wake() -> None:
-    """Ring the relay."""
-    cache.carry_out([_ring()])
+    """Ring the relay. It looks by itself soon, so nobody waits for an answer."""
+    cache.tell([_ring()])
 
 
 def _ring() -> cache.Command:

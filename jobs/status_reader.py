@@ -72,17 +72,18 @@ def many(
     return copies
 
 
-def is_believed(job_id: UUID, copy: Copy, at_least: Rank = NOTHING_SEEN) -> bool:
+def is_believed(job_id: UUID | str, copy: Copy, at_least: Rank = NOTHING_SEEN) -> bool:
     """Whether a copy may be shown as it is: to nobody was more shown, for all that is known here.
 
     Not a copy below ``at_least``, which the reader has seen, and not one below what this process
-    has shown from the row; after an outage of Redis only what was compared with its row since.
+    has shown from the row; after an outage of Redis only what was compared with its row since. The
+    id may also be given as ``str`` writes it.
     """
     rank = copy.rank
     return rank >= at_least and rank >= _floors.of(job_id) and _is_trusted(job_id, copy)
 
 
-def _is_trusted(job_id: UUID, copy: Copy) -> bool:
+def _is_trusted(job_id: UUID | str, copy: Copy) -> bool:
     """Whether a copy is as new as anything that others were shown.
 
     While Redis fails, news of commits is lost and readers get rows. What Redis still holds
@@ -166,22 +167,30 @@ class _Floors:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ranks: OrderedDict[UUID, tuple[Rank, float]] = OrderedDict()
+        #: When the newest of these was read. Most readers come later than any of them counts.
+        self._last_read_at = float("-inf")
 
-    def of(self, job_id: UUID) -> Rank:
-        rank, read_at = self._ranks.get(job_id, _NEVER_READ)
-        if rank == NOTHING_SEEN:
-            return rank
+    def of(self, job_id: UUID | str) -> Rank:
         settings = conf.get()
-        until = read_at + settings.status_ttl_seconds + settings.status_fill_seconds
-        return rank if time.monotonic() < until else NOTHING_SEEN
+        life = settings.status_ttl_seconds + settings.status_fill_seconds
+        now = time.monotonic()
+        if now >= self._last_read_at + life:
+            return NOTHING_SEEN
+        rank, read_at = self._known(job_id)
+        return rank if now < read_at + life else NOTHING_SEEN
 
-    def read_at(self, job_id: UUID) -> float:
+    def read_at(self, job_id: UUID | str) -> float:
         """When the reading of the row began that was last shown, on the monotonic clock."""
-        return self._ranks.get(job_id, _NEVER_READ)[1]
+        return self._known(job_id)[1]
+
+    def _known(self, job_id: UUID | str) -> tuple[Rank, float]:
+        key = job_id if isinstance(job_id, UUID) else UUID(job_id)
+        return self._ranks.get(key, _NEVER_READ)
 
     def raise_to(self, copies: Mapping[UUID, Copy], read_at: float) -> None:
         """Rows that were read from ``read_at`` on are shown."""
         with self._lock:
+            self._last_read_at = max(self._last_read_at, read_at)
             for job_id, copy in copies.items():
                 rank = max(copy.rank, self.of(job_id))
                 self._ranks[job_id] = (rank, max(read_at, self.read_at(job_id)))

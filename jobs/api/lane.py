@@ -101,10 +101,17 @@ class _Template(NamedTuple):
 
     line: str
     headers: tuple[tuple[str, str], ...]
+    #: Where the headers stand that are one job's own.
+    blanks: tuple[tuple[int, str], ...]
 
     def filled(self, own: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
-        own = {**own, "Content-Length": str(len(body))}
-        return [(name, own.get(name, value)) for name, value in self.headers]
+        headers = list(self.headers)
+        for place, name in self.blanks:
+            headers[place] = (
+                name,
+                str(len(body)) if name == "Content-Length" else own.get(name, ""),
+            )
+        return headers
 
 
 class _Templates:
@@ -125,7 +132,9 @@ class _Templates:
         ) -> Callable[[bytes], object]:
             if line[:3] == front[0] and any(name in _SIGNS for name, _ in headers):
                 blank = tuple((name, "" if name in _OWN else value) for name, value in headers)
-                self._note(front, _Template(line, blank))
+                places = ((place, name) for place, (name, _) in enumerate(headers))
+                blanks = tuple((place, name) for place, name in places if name in _OWN)
+                self._note(front, _Template(line, blank, blanks))
             return start_response(line, headers, *rest)
 
         return noting

@@ -118,3 +118,50 @@ def test_a_question_that_was_broken_off_leaves_no_answer_behind(
         with pytest.raises(Stop):
             cache.fetch(["a"])
     assert cache.fetch(["b"]) == [b"2"]
+
+
+def test_what_is_told_is_carried_out_and_its_answers_are_nobody_elses(stored: redis.Redis) -> None:
+    stored.rpush("list", "x")
+    for _ in range(3):
+        cache.tell([("INCR", "a"), ("INCR", "list")])
+        assert cache.fetch(["b"]) == [b"2"]
+    assert cache.fetch(["a"]) == [b"4"]
+    assert cache.breaker.failed_at == float("-inf")
+
+
+def test_answers_that_nobody_wants_do_not_pile_up(redis_cache: redis.Redis) -> None:
+    most = 0
+    for _ in range(3 * cache._MOST_UNWANTED):
+        cache.tell([("INCR", "n")])
+        most = max(most, cache._line._unwanted)
+    assert most == cache._MOST_UNWANTED
+    assert cache.fetch(["n"]) == [b"%d" % (3 * cache._MOST_UNWANTED)]
+
+
+def test_who_tells_does_not_wait_for_a_frozen_redis_and_notices_it_in_the_end(
+    private_redis: PrivateRedis, jobs_settings: Callable[..., None]
+) -> None:
+    jobs_settings(cache_url=private_redis.url, cache_timeout_seconds=1.0, cache_retry_seconds=0.01)
+    cache.client().set("a", "1")
+    cache.tell([("PING",)])
+    private_redis.freeze()
+    began = time.monotonic()
+    cache.tell([("PING",)])
+    assert time.monotonic() - began < 0.5
+    for _ in range(cache._MOST_UNWANTED):
+        cache.tell([("PING",)])
+    assert 1.0 <= time.monotonic() - began < 5
+    assert cache.breaker.failed_at > began
+    private_redis.thaw()
+    deadline = time.monotonic() + 10
+    while (found := cache.fetch(["a"])) is None:
+        assert time.monotonic() < deadline
+    assert found == [b"1"]
+
+
+def test_a_connection_that_was_closed_meanwhile_owes_no_answers(stored: redis.Redis) -> None:
+    cache.tell([("PING",)])
+    stored.client_kill_filter(_type="normal", skipme=True)
+    assert cache.fetch(["a"]) == [b"1"]
+    cache.tell([("PING",)])
+    assert cache.fetch(["b"]) == [b"2"]
