@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from celery.bootsteps import RUN  # type: ignore[attr-defined] # not in celery-types
@@ -45,13 +46,12 @@ class Ring(Request):
     """Celery's request for one message, which may stand for others as well."""
 
     message: Any
-    on_ack: Any
     connection_errors: Any
 
     def __init__(self, message: Any, **named: Any) -> None:
         super().__init__(message, **named)
         self.others: list[Ring] = []
-        #: Where the messages of a group are acknowledged together; alone each is by itself.
+        #: Where the messages of a group are acknowledged together.
         self.outstanding: Outstanding | None = None
         self.held_since = time.monotonic()
         #: The task's one argument, if it has just one, as all messages of ours have.
@@ -83,25 +83,13 @@ class Ring(Request):
 
     def acknowledge(self) -> None:
         """All messages have been answered."""
-        everybody = [one for one in (self, *self.others) if not one.acknowledged]
-        if self.outstanding is not None and len(everybody) > 1:
-            self.outstanding.acknowledge(everybody)
+        if self.outstanding is None or not self.others:
+            super().acknowledge()
             return
-        for one in everybody:
-            one.acknowledge_alone()
-
-    def acknowledge_alone(self) -> None:
-        """This message has been answered."""
-        super().acknowledge()
-
-    def acknowledge_all_before(self) -> None:
-        """So have all that came before it."""
-        self.on_ack(log, self.connection_errors, multiple=True)
-        self.acknowledged = True
-
-    def is_acknowledged(self) -> None:
-        """By the word for a later one."""
-        self.acknowledged = True
+        together = [one for one in (self, *self.others) if not one.acknowledged]
+        for one in together:
+            one.acknowledged = True
+        self.outstanding.acknowledge([one.message for one in together], self.connection_errors)
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """None of the messages has been answered."""
@@ -121,10 +109,13 @@ class Gatherer:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._process = consumer.on_task_request
-        self._outstanding = Outstanding()
+        self._outstanding = Outstanding(self._soon)
         self._held = Held(consumer.controller, self._outstanding)
         self._prefetch = Prefetch(self._held, consumer.controller.concurrency)
         self._looks = False
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        self._consumer.hub.call_soon(work)
 
     def note(self, message: Any) -> None:
         """A message has arrived, whatever it is."""
@@ -174,7 +165,7 @@ class Held:
     ``controller`` is Celery's worker, with its pool of ``concurrency`` children. Main loop only.
     """
 
-    def __init__(self, controller: Any, outstanding: Outstanding | None = None) -> None:
+    def __init__(self, controller: Any, outstanding: Outstanding) -> None:
         self._controller = controller
         self._outstanding = outstanding
         self._waiting: deque[Ring] = deque()

@@ -4,41 +4,37 @@ An acknowledgement may stand for all messages up to its own (AMQP 0-9-1, ``basic
 ``multiple``). That saves the worker's main process and the broker a frame for each, but one sent
 too far would acknowledge what somebody else on the channel still works on. So it is sent only as
 far as everything before is known and answered.
+
+A broker closes the channel over an acknowledgement of what it has been told before. So what is
+answered is collected and sent by one hand, in the order of the messages: the event loop carries out
+in any order what it is given to do soon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+log = logging.getLogger("jobs.outstanding")
 
 #: Messages that are remembered before those are looked for that have been answered meanwhile.
 TIDY_AT = 1000
 
 
-class Answerable(Protocol):
-    """A message in a worker's hands: Celery's request for it."""
-
-    message: Any
-
-    def acknowledge_alone(self) -> None:
-        """Send an acknowledgement of this message only."""
-
-    def acknowledge_all_before(self) -> None:
-        """Send one of this message and of all before it on its channel."""
-
-    def is_acknowledged(self) -> None:
-        """Another one's acknowledgement covers this message."""
-
-
 class Outstanding:
     """The unanswered messages of the channel that a worker consumes on. Main loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
+        """``soon`` has something done in the main loop, when what happens now is over."""
+        self._soon = soon
         self._begin(None)
 
     def _begin(self, channel: Any) -> None:
         self._channel = channel
         self._messages: dict[int, Any] = {}
+        self._answered: dict[int, Any] = {}
+        self._errors: tuple[type[Exception], ...] = ()
         self._last = 0
         self._is_ours = True
         self._tidy_at = TIDY_AT
@@ -58,35 +54,49 @@ class Outstanding:
         if len(self._messages) >= self._tidy_at:
             self._tidy()
 
-    def acknowledge(self, answered: Sequence[Answerable]) -> None:
-        """Acknowledge all these with as few words as possible."""
-        left = {one.message.delivery_tag: one for one in answered}
-        covered = self._covered(left)
-        for one in covered[:-1]:
-            one.is_acknowledged()
-        for one in covered[-1:]:
-            one.acknowledge_all_before()
-        for tag, one in left.items():
-            one.acknowledge_alone()
-            if self._messages.get(tag) is one.message:
-                del self._messages[tag]
+    def acknowledge(self, messages: Iterable[Any], errors: tuple[type[Exception], ...]) -> None:
+        """Acknowledge these soon, with as few words as possible.
 
-    def _covered(self, left: dict[int, Answerable]) -> list[Answerable]:
-        """Takes out of ``left`` those before which nothing is unanswered but one another."""
-        covered = []
+        ``errors`` are what a lost connection raises. It is logged once: what was not acknowledged
+        comes again.
+        """
+        for message in messages:
+            if message.channel is self._channel:
+                if not self._answered:
+                    self._soon(self._send)
+                self._answered[message.delivery_tag] = message
+                self._errors = errors
+            else:
+                message.ack_log_error(log, errors)
+
+    def _send(self) -> None:
+        answered, self._answered = self._answered, {}
+        last = self._covered(answered)
+        words = [(last, True)] if last is not None else []
+        words += [(answered[tag], False) for tag in sorted(answered)]
+        for message, multiple in words:
+            message.ack_log_error(log, self._errors, multiple=multiple)
+            if not message.acknowledged:
+                break
+        for tag in answered:
+            self._messages.pop(tag, None)
+
+    def _covered(self, answered: dict[int, Any]) -> Any:
+        """The last of those before which nothing is unanswered but one another, or None. All of
+        these are taken out of ``answered``."""
+        last = None
         gone = []
         for tag, message in self._messages.items():
-            one = left.get(tag)
-            if one is not None and one.message is message:
-                covered.append(left.pop(tag))
+            if tag in answered:
+                last = answered.pop(tag)
             elif not message.acknowledged:
                 break
             gone.append(tag)
-            if not left:
+            if not answered:
                 break
         for tag in gone:
             del self._messages[tag]
-        return covered
+        return last
 
     def _tidy(self) -> None:
         self._messages = {

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
 WIDE = "all jobs are short"
 NARROW = r"\d+ messages handed back"
+LOST = "Connection to broker lost"
 
 
 def commits(stack: Stack, event: str, ids: Collection[UUID]) -> int:
@@ -43,14 +44,15 @@ def test_single_messages_are_answered_together_and_given_back_when_all_are_slow(
     with Stack(Services.given(), migrated, tmp_path, message_limit=1, **late) as stack:
         stack.start()
         make_wide(stack)
-        ids = stack.submit("noop", count=300)
+        ids = stack.submit("noop", count=1000)
         stack.wait_for("COMPLETED", ids)
-        assert commits(stack, "claim", ids) < 150
-        assert commits(stack, "succeed", ids) < 150
+        assert commits(stack, "claim", ids) < 500
+        assert commits(stack, "succeed", ids) < 500
         until(lambda: stack.messages() == 0, 10)
+        first = stack.the("worker")
+        assert not first.said(LOST), "the broker was told what it had been told before"
 
         marks = stack.marks()
-        first = stack.the("worker")
         slow = stack.submit("stack.hold", {"marks": str(marks.directory)}, count=2)
         marks.wait_started(2)
         quick = stack.submit("noop", count=30)

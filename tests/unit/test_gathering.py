@@ -17,6 +17,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from interlock.celery import app
 from jobs import doorbells, drain, tasks
 from jobs.gathering import SHORT_IN_A_ROW, WIDE, Gatherer, Held, Prefetch, Ring
+from jobs.outstanding import Outstanding
 from jobs.values import Doorbell
 
 SHORT = 0.001
@@ -53,7 +54,7 @@ class Told(Ring):
 
 def message_of(body: list[Any], *, redelivered: bool = False, tag: int = 0) -> Any:
     return SimpleNamespace(
-        channel=None,
+        channel="the channel",
         delivery_tag=tag,
         acknowledged=False,
         headers=doorbells.headers(str(uuid4())),
@@ -73,11 +74,18 @@ def ring(
     bell = doorbells.encode([Doorbell(uuid4(), 1)], seconds)
     body: list[Any] = [[bell] if args is None else args, {}, {}]
     told: list[str] = []
+    message = message_of(body, redelivered=redelivered, tag=tag)
+
+    def acknowledge(*_: Any, multiple: bool = False) -> None:
+        told.append("ack of all" if multiple else "ack")
+        message.acknowledged = True
+
+    message.ack_log_error = acknowledge
     one = Told(
-        message_of(body, redelivered=redelivered, tag=tag),
+        message,
         app=app,
         task=tasks.ring,
-        on_ack=lambda *_, multiple=False: told.append("ack of all" if multiple else "ack"),
+        on_ack=acknowledge,
         on_reject=lambda *arguments: told.append(f"reject requeue={arguments[-1]}"),
     )
     one.told = told
@@ -91,10 +99,15 @@ def job_of(one: Ring) -> UUID:
     return UUID(job_id)
 
 
+def unused() -> Outstanding:
+    """It has heard of no message, so that each is acknowledged by itself, and at once."""
+    return Outstanding(lambda work: work())
+
+
 def held(count: int, *more: Told) -> tuple[Controller, Held, list[Told]]:
     """Messages that wait while both children are busy with other ones."""
     controller = Controller()
-    waiting = Held(controller)
+    waiting = Held(controller, unused())
     rings = [ring() for _ in range(count)] + list(more)
     for one in [ring(), ring(), *rings]:
         waiting.add(one)
@@ -110,7 +123,7 @@ def given(one: Ring) -> list[UUID]:
 
 def test_a_message_that_need_not_wait_is_begun_at_once_and_alone() -> None:
     controller = Controller()
-    waiting = Held(controller)
+    waiting = Held(controller, unused())
     one = ring()
     waiting.add(one)
     assert controller.begun == [one]
@@ -146,13 +159,14 @@ def test_one_word_acknowledges_all_where_the_broker_knows_it(
     driver: str, words: list[list[str]]
 ) -> None:
     controller = Controller()
+    soon: list[Callable[[], None]] = []
     transport = SimpleNamespace(driver_type=driver)
     gatherer = Gatherer(
         SimpleNamespace(
             controller=controller,
             on_task_request=None,
             connection=SimpleNamespace(transport=transport),
-            hub=SimpleNamespace(call_soon=lambda *_: None),
+            hub=SimpleNamespace(call_soon=lambda work, *_: soon.append(work)),
             task_consumer=None,
         )
     )
@@ -163,10 +177,12 @@ def test_one_word_acknowledges_all_where_the_broker_knows_it(
     for number, leader in enumerate(controller.begun[:2]):
         leader.on_success((False, None, 0.1))
         assert rings[number].told == ["ack"]
-        leader.message.acknowledged = True
         controller.free()
+    soon.clear()
     assert [len(leader.others) for leader in controller.begun[2:]] == [3, 1]
     controller.begun[2].on_success((False, None, 0.1))
+    for work in soon:
+        work()
     assert [one.told for one in rings[2:6]] == words
     assert all(one.acknowledged for one in rings[:6])
 
@@ -317,7 +333,7 @@ class Case:
 
     def __init__(self, children: int = 2) -> None:
         self.controller = Controller()
-        self.held = Held(self.controller)
+        self.held = Held(self.controller, unused())
         self.prefetch = Prefetch(self.held, children)
         self.broker = Broker()
 
