@@ -6,8 +6,8 @@ too far would acknowledge what somebody else on the channel still works on. So i
 far as everything before is known and answered.
 
 A broker closes the channel over an acknowledgement of what it has been told before. So what is
-answered is collected and sent by one hand, in the order of the messages: the event loop carries out
-in any order what it is given to do soon.
+answered is collected and sent by one hand: the event loop carries out in any order what it is given
+to do soon, and of two that stand for many the later one may come first.
 """
 
 from __future__ import annotations
@@ -73,13 +73,11 @@ class Outstanding:
         answered, self._answered = self._answered, {}
         last = self._covered(answered)
         words = [(last, True)] if last is not None else []
-        words += [(answered[tag], False) for tag in sorted(answered)]
+        words += [(message, False) for message in answered.values()]
         for message, multiple in words:
             message.ack_log_error(log, self._errors, multiple=multiple)
             if not message.acknowledged:
                 break
-        for tag in answered:
-            self._messages.pop(tag, None)
 
     def _covered(self, answered: dict[int, Any]) -> Any:
         """The last of those before which nothing is unanswered but one another, or None. All of
