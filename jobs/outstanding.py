@@ -13,13 +13,15 @@ to do soon, and of two that stand for many the later one may come first.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 log = logging.getLogger("jobs.outstanding")
 
-#: Messages that are remembered before those are looked for that have been answered meanwhile.
-TIDY_AT = 1000
+#: Messages that are remembered behind one that is not answered yet, before those among them are
+#: looked for that are.
+TIDY_AT = 100
 
 
 class Outstanding:
@@ -32,7 +34,7 @@ class Outstanding:
 
     def _begin(self, channel: Any) -> None:
         self._channel = channel
-        self._messages: dict[int, Any] = {}
+        self._messages: deque[Any] = deque()
         self._answered: dict[int, Any] = {}
         self._errors: tuple[type[Exception], ...] = ()
         self._last = 0
@@ -50,7 +52,9 @@ class Outstanding:
         if not self._is_ours:
             return
         self._last = tag
-        self._messages[tag] = message
+        self._messages.append(message)
+        while self._messages[0].acknowledged:
+            self._messages.popleft()
         if len(self._messages) >= self._tidy_at:
             self._tidy()
 
@@ -83,21 +87,15 @@ class Outstanding:
         """The last of those before which nothing is unanswered but one another, or None. All of
         these are taken out of ``answered``."""
         last = None
-        gone = []
-        for tag, message in self._messages.items():
-            if tag in answered:
-                last = answered.pop(tag)
+        while answered and self._messages:
+            message = self._messages[0]
+            if message.delivery_tag in answered:
+                last = answered.pop(message.delivery_tag)
             elif not message.acknowledged:
                 break
-            gone.append(tag)
-            if not answered:
-                break
-        for tag in gone:
-            del self._messages[tag]
+            self._messages.popleft()
         return last
 
     def _tidy(self) -> None:
-        self._messages = {
-            tag: message for tag, message in self._messages.items() if not message.acknowledged
-        }
+        self._messages = deque(one for one in self._messages if not one.acknowledged)
         self._tidy_at = max(TIDY_AT, 2 * len(self._messages))

@@ -190,6 +190,13 @@ def test_what_was_answered_is_forgotten_while_the_first_is_still_worked_on(
     assert case.channel.open == set()
 
 
+def test_what_is_answered_in_its_turn_is_forgotten_with_the_next(case: Case) -> None:
+    for _ in range(10):
+        case.arrive(1)[0].reject()
+    case.arrive(1)
+    assert len(case.known._messages) == 1
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_whatever_the_order_nothing_is_acknowledged_but_what_was_answered(seed: int) -> None:
     drawn = random.Random(seed)
