@@ -212,11 +212,11 @@ class QuietConsumer(Consumer):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], object]:
         """Celery's, counting what arrives."""
         handle = super().create_task_handler(*args, **kwargs)
-        note = self._gatherer.note if self._gatherer is not None else _leave_alone
 
         def counted(message: Any) -> object:
             self._heard += 1
-            note(message)
+            if self._gatherer is not None:
+                self._gatherer.note(message)
             return handle(message)
 
         return counted
@@ -304,10 +304,6 @@ class QuietConsumer(Consumer):
         """In the main loop: lose this connection, unless it has been lost meanwhile."""
         if broker is not None and broker is self.connection:
             raise ConnectionResetError("given up by the watchdog")
-
-
-def _leave_alone(_: Any) -> None:
-    """Nobody asks what this message is."""
 
 
 def _let_children_go(pool: Any) -> None:

@@ -70,7 +70,7 @@ class Paces:
         self._seconds: dict[str, float] = {}
         self._looked_at = float("-inf")
 
-    def seconds(self, wanted: Collection[str]) -> Mapping[str, float]:
+    def seconds(self, wanted: Collection[str] = ()) -> Mapping[str, float]:
         """Mean seconds per run, by handler; without those that nobody has told of lately.
 
         Asked for a handler that has only just run for the first time, it looks again soon: a

@@ -160,7 +160,7 @@ def test_who_tells_does_not_wait_for_a_frozen_redis_and_notices_it_in_the_end(
 
 
 def test_a_connection_that_was_closed_meanwhile_owes_no_answers(stored: redis.Redis) -> None:
-    cache.tell([("PING",)])
+    cache.tell([("PING",)] * 3)
     stored.client_kill_filter(_type="normal", skipme=True)
     assert cache.fetch(["a"]) == [b"1"]
     cache.tell([("PING",)])
