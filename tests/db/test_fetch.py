@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -160,8 +161,22 @@ def test_who_tells_does_not_wait_for_a_frozen_redis_and_notices_it_in_the_end(
 
 
 def test_a_connection_that_was_closed_meanwhile_owes_no_answers(stored: redis.Redis) -> None:
-    cache.tell([("PING",)] * 3)
-    stored.client_kill_filter(_type="normal", skipme=True)
     assert cache.fetch(["a"]) == [b"1"]
+    stored.client_kill_filter(_type="normal", skipme=True)
     cache.tell([("PING",)])
+    assert cache._line._unwanted == 1
     assert cache.fetch(["b"]) == [b"2"]
+    assert cache.breaker.failed_at == float("-inf")
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_accepts_and_says_nothing_costs_one_bound(
+    jobs_settings: Callable[..., None],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        jobs_settings(cache_url=f"redis://127.0.0.1:{port}/0", cache_timeout_seconds=0.3)
+        began = time.monotonic()
+        assert cache.fetch(["a"]) is None
+        assert 0.3 <= time.monotonic() - began < 3
+        assert cache.breaker.failed_at > began
