@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
 from django.db import connection
 
-from jobs import conf, events, jsontext, policy, registry, sql, transactions
-from jobs.errors import FieldProblem, InvalidPayload, SubmissionError
+from jobs import events, policy, sql, transactions
 from jobs.group_commit import GroupCommit
+from jobs.lifecycle.beside import Beside
 from jobs.lifecycle.standing import Standing
-from jobs.lifecycle.writing import call_each
-from jobs.models import new_job_id
+from jobs.lifecycle.wanted import Checker, Shape, Wanted, is_keyed
+from jobs.lifecycle.writing import Call, call_each, ids_of
 from jobs.states import JobState
 from jobs.values import SYSTEM, Accepted, Actor, Born, Submission
+
+#: Jobs without keys that are checked in Python while PostgreSQL inserts as many before them. One
+#: statement costs about as much as ten of them.
+PART = 250
+#: From how many jobs of one shape on they are worth a call of their own.
+_MANY_ALIKE = 20
 
 
 def submit(
@@ -35,7 +42,7 @@ def submit(
     """
     if not submissions:
         return []
-    return _submit([_Wish(_rows(submissions), actor, reason)])[0]
+    return _submit([_Wish(submissions, actor, reason)])[0]
 
 
 def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: str = "") -> Accepted:
@@ -44,7 +51,7 @@ def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: st
     Jobs that other threads submit at this moment may share its transaction, where nothing can go
     wrong with one that concerns another. Raises what ``submit`` raises.
     """
-    wish = _Wish(_rows([submission]), actor, reason)
+    wish = _Wish([submission], actor, reason)
     if wish.is_keyed or connection.in_atomic_block:
         [[accepted]] = _submit([wish])
     else:
@@ -52,161 +59,158 @@ def submit_together(submission: Submission, *, actor: Actor = SYSTEM, reason: st
     return accepted
 
 
-class _Wish(NamedTuple):
-    """The rows that one caller wants."""
+class _Wish:
+    """The jobs that one caller wants: the first part of them checked, the others when it is time.
 
-    rows: list[dict[str, Any]]
-    actor: Actor
-    reason: str
+    Jobs with keys are all in one part, because keys are taken in one order in every transaction.
+    Raises SubmissionError when it is made, if the first part is not right.
+    """
+
+    def __init__(self, submissions: Sequence[Submission], actor: Actor, reason: str) -> None:
+        self.actor = actor
+        self.reason = policy.clipped(reason)
+        self.is_keyed = any(map(is_keyed, submissions))
+        size = len(submissions) if self.is_keyed else PART
+        self._unchecked = [submissions[at : at + size] for at in range(0, len(submissions), size)]
+        self._checker = Checker()
+        self._parts: list[list[Wanted]] = []
+        self.is_long = len(self._unchecked) > 1
+        #: An earlier try of it may have been committed, and its answer lost.
+        self.was_tried = False
+        self._check()
+
+    def parts(self) -> Iterator[list[Wanted]]:
+        """From the first one, each time. Raises SubmissionError for everything that is wrong."""
+        yield from self._parts
+        while self._unchecked:
+            self._check()
+            yield self._parts[-1]
 
     @property
-    def is_keyed(self) -> bool:
-        """Whether other jobs may answer instead. Without keys the insert is all that there is."""
-        return any(row[name] is not None for row in self.rows for name in _KEYS)
+    def rows(self) -> list[Wanted]:
+        return list(chain.from_iterable(self.parts()))
 
-
-_KEYS = ("unique_key", "idempotency_key")
+    def _check(self) -> None:
+        self._parts.append(self._checker.check(self._unchecked.pop(0)))
+        if self._checker.has_refused:
+            for submissions in self._unchecked:
+                self._checker.check(submissions)
+            self._checker.require_right()
 
 
 def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
-    """All of them in one transaction; those with keys come alone."""
+    """All of them in one transaction; those with keys, and long ones, come alone."""
+    by_itself = any(wish.is_keyed or wish.is_long for wish in wishes)
 
     def work() -> list[list[Accepted]]:
-        created = _insert([wish._replace(rows=_reserve(wish.rows)) for wish in wishes])
+        created = _insert_in_parts(wishes[0]) if wishes[0].is_long else _insert(wishes)
         if created:
             events.tell_after_commit(events.Submitted(tuple(map(_born, created))))
-        ids = {row["id"] for row in created}
+        ids = {row.id for row in created}
         return [_answers(wish.rows, ids) for wish in wishes]
 
-    return transactions.run(work, single=not any(wish.is_keyed for wish in wishes))
+    return transactions.run(work, single=not by_itself)
 
 
 _together = GroupCommit(_submit, concerns_all=transactions.is_away)
 
 
-def _rows(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    refused: list[SubmissionError] = []
-    for index, submission in enumerate(submissions):
-        try:
-            rows.append(_row(index, submission))
-        except SubmissionError as error:
-            refused.append(error)
-    if refused:
-        kinds = {type(error) for error in refused}
-        kind = kinds.pop() if len(kinds) == 1 else SubmissionError
-        raise kind([problem for error in refused for problem in error.problems])
-    return rows
-
-
-def _row(index: int, submission: Submission) -> dict[str, Any]:
-    settings = conf.get()
-    spec = registry.get(submission.handler, index)
-    payload = spec.normalized(submission.payload, submission.owner_id, index)
-    try:
-        size = len(jsontext.dumps(payload))
-    except ValueError as error:
-        raise InvalidPayload([FieldProblem("payload", str(error), "not_json", index)]) from error
-    if size > settings.payload_limit_bytes:
-        text = f"{size} bytes of JSON; at most {settings.payload_limit_bytes} are allowed"
-        raise InvalidPayload([FieldProblem("payload", text, "too_large", index)])
-    queue = submission.queue or spec.queue or settings.default_queue
-    if queue not in settings.queues:
-        text = f"no queue is called {queue!r}; known: {', '.join(settings.queues)}"
-        raise InvalidPayload([FieldProblem("queue", text, "unknown", index)])
-    row = {
-        "owner_id": submission.owner_id,
-        "handler": spec.name,
-        "queue": queue,
-        "priority": spec.priority if submission.priority is None else submission.priority,
-        "tenant": submission.tenant,
-        "unique_key": submission.unique_key,
-        "idempotency_key": submission.idempotency_key,
-        "payload": payload,
-        "max_attempts": spec.max_attempts or settings.max_attempts
-        if submission.max_attempts is None
-        else submission.max_attempts,
-        "due_at": submission.due_at.isoformat() if submission.due_at else None,
-        "delay_seconds": submission.delay_seconds,
-    }
-    _check_row(row, index)
-    if submission.idempotency_key is not None:
-        # Of what was asked for, not of what it resolved to: a default may change meanwhile.
-        asked = asdict(replace(submission, handler=spec.name, payload=payload))
-        text = json.dumps(asked, sort_keys=True, default=str)
-        row["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
-    return {"id": str(new_job_id()), **row}
-
-
-def _check_row(row: dict[str, Any], index: int) -> None:
-    problems = []
-    if not 0 <= row["priority"] <= 9:
-        problems.append(FieldProblem("priority", "must be 0 to 9", "out_of_range", index))
-    if not 1 <= row["max_attempts"] <= 1000:
-        problems.append(FieldProblem("max_attempts", "must be 1 to 1000", "out_of_range", index))
-    if row["due_at"] is not None and row["delay_seconds"] is not None:
-        text = "give due_at or delay_seconds, not both"
-        problems.append(FieldProblem("due_at", text, "conflict", index))
-    if not 0 <= (row["delay_seconds"] or 0) <= 366 * 86_400:
-        text = "must be 0 to 366 days in seconds"
-        problems.append(FieldProblem("delay_seconds", text, "out_of_range", index))
-    for name in ("tenant", "unique_key", "idempotency_key"):
-        if row[name] and row[name] != policy.clipped(row[name], 200):
-            text = "must be at most 200 characters of valid Unicode without NUL"
-            problems.append(FieldProblem(name, text, "too_long", index))
-    if problems:
-        raise InvalidPayload(problems)
-
-
-def _reserve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _reserve(rows: list[Wanted]) -> list[Wanted]:
     """Take the rows' idempotency keys; the rows that may be inserted now, in their order."""
-    keyed = [row for row in rows if row["idempotency_key"] is not None]
+    keyed = [row for row in rows if row.idempotency_key is not None]
     if not keyed:
         return rows
     wanted = [
-        {name: row[name] for name in ("id", "owner_id", "idempotency_key", "fingerprint")}
-        for row in sorted(keyed, key=lambda row: (row["owner_id"] or 0, row["idempotency_key"]))
+        {
+            "id": str(row.id),
+            "owner_id": row.owner_id,
+            "idempotency_key": row.idempotency_key,
+            "fingerprint": row.fingerprint,
+        }
+        for row in sorted(keyed, key=lambda row: (row.owner_id or 0, row.idempotency_key or ""))
     ]
     with connection.cursor() as cursor:
         cursor.execute(sql.load("reserve_keys"), {"rows": json.dumps(wanted)})
-        reserved = {str(job_id) for (job_id,) in cursor.fetchall()}
-    return [row for row in rows if row["idempotency_key"] is None or row["id"] in reserved]
+        reserved = {job_id for (job_id,) in cursor.fetchall()}
+    return [row for row in rows if row.idempotency_key is None or row.id in reserved]
 
 
-def _insert(wishes: Sequence[_Wish]) -> list[dict[str, Any]]:
-    """The rows that are jobs now, in their order. Those of one signature are inserted together."""
-    signed: dict[tuple[Actor, str], list[dict[str, Any]]] = {}
+def _insert(wishes: Sequence[_Wish]) -> list[Wanted]:
+    """The rows that are jobs now. Those of one signature are inserted together."""
+    signed: dict[tuple[Actor, str], list[Wanted]] = {}
+    again = any(wish.was_tried for wish in wishes)
     for wish in wishes:
-        if wish.rows:
-            signed.setdefault((wish.actor, wish.reason), []).extend(wish.rows)
-    if not signed:
-        return []
-    parameters = [
-        {
-            "rows": json.dumps(rows),
-            "actor_kind": actor.kind,
-            "actor_id": actor.id,
-            "reason": policy.clipped(reason),
-        }
-        for (actor, reason), rows in signed.items()
+        signed.setdefault((wish.actor, wish.reason), []).extend(_reserve(wish.rows))
+        wish.was_tried = True
+    calls = [
+        call for signature, rows in signed.items() for call in _calls(rows, *signature, again=again)
     ]
-    answers = call_each("jobs_submit_v1", parameters)
-    without = {str(job_id) for left_out in answers for job_id in left_out}
-    return [row for rows in signed.values() for row in rows if row["id"] not in without]
+    answers = call_each(calls) if calls else []
+    return _without(chain.from_iterable(signed.values()), answers)
 
 
-def _born(row: dict[str, Any]) -> Born:
-    return Born(UUID(row["id"]), row["owner_id"], row["handler"], row["queue"])
+def _insert_in_parts(wish: _Wish) -> list[Wanted]:
+    """The same for a long wish, each part of which is checked while the one before is inserted."""
+    answers: list[Any] = []
+    again, wish.was_tried = wish.was_tried, True
+    with connection.cursor() as cursor, Beside() as beside:
+        inserting: Future[list[Any]] | None = None
+        for part in wish.parts():
+            if inserting is not None:
+                answers += inserting.result()
+            calls = _calls(part, wish.actor, wish.reason, again=again)
+            inserting = beside.start(partial(call_each, calls, cursor))
+        if inserting is not None:
+            answers += inserting.result()
+    return _without(wish.rows, answers)
 
 
-def _answers(rows: list[dict[str, Any]], created: Collection[str]) -> list[Accepted]:
+def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) -> list[Call]:
+    """What inserts these rows: those of a shape that many have together, the others as they are.
+
+    ``again``: they may be jobs already.
+    """
+    alike: dict[Shape, list[Wanted]] = {}
+    others: list[Wanted] = []
+    for row in rows:
+        if again or row.is_keyed:
+            others.append(row)
+        else:
+            alike.setdefault(row.shape, []).append(row)
+    signature = {"actor_kind": actor.kind, "actor_id": actor.id, "reason": reason}
+    calls: list[Call] = []
+    for shape, some in alike.items():
+        if len(some) < min(_MANY_ALIKE, len(rows)):
+            others += some
+        else:
+            payloads = "\n".join([row.payload for row in some])
+            ids = ids_of(row.id for row in some)
+            wish = {"ids": ids, "payloads": payloads, **shape._asdict(), **signature}
+            calls.append(("jobs_submit_v2", wish))
+    if others:
+        text = "[" + ",".join([row.as_json() for row in others]) + "]"
+        calls.append(("jobs_submit_v1", {"rows": text, **signature}))
+    return calls
+
+
+def _without(rows: Iterable[Wanted], answers: Iterable[Collection[UUID] | None]) -> list[Wanted]:
+    """The rows that are jobs now, in their order, by what the functions answered."""
+    left_out = {job_id for answer in answers if answer for job_id in answer}
+    return [row for row in rows if row.id not in left_out]
+
+
+def _born(row: Wanted) -> Born:
+    return Born(row.id, row.owner_id, row.handler, row.shape.queue)
+
+
+def _answers(rows: list[Wanted], created: Collection[UUID]) -> list[Accepted]:
     """``created`` has the ids of the rows that became jobs; standing jobs answer the others."""
-    left_out = [row for row in rows if row["id"] not in created]
+    left_out = [row for row in rows if row.id not in created]
     standing = Standing(left_out) if left_out else None
     answers = []
     for index, row in enumerate(rows):
-        if row["id"] in created:
-            answers.append(Accepted(UUID(row["id"]), JobState.PENDING, 1, created=True))
+        if row.id in created:
+            answers.append(Accepted(row.id, JobState.PENDING, 1, created=True))
         elif standing is not None:
             answers.append(standing.instead_of(row, index))
     if standing is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from jobs import conf, events, sql
 from jobs.errors import IllegalTransition
@@ -59,7 +61,7 @@ def move(
 
 
 def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """The rows that a function of ``sql/verbs_v1.sql`` returns."""
+    """The rows that a function of ``sql/verbs_*.sql`` returns."""
     arguments = ",".join(f"_{name}=>%({name})s" for name in parameters)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {function}({arguments})", parameters)
@@ -67,14 +69,17 @@ def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return rows
 
 
-def call_each(function: str, wishes: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What that function returns for each of these parameters, in one statement."""
-    names = list(wishes[0])
-    one = f"{function}({','.join(f'_{name}=>%s' for name in names)})"
-    values = [wish[name] for wish in wishes for name in names]
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT " + ",".join([one] * len(wishes)), values)
-        return list(cursor.fetchone())
+#: A function of the database, and its parameters by name.
+Call = tuple[str, Mapping[str, Any]]
+
+
+def call_each(calls: Sequence[Call], cursor: CursorWrapper | None = None) -> list[Any]:
+    """What each of these functions returns, in one statement."""
+    each = [f"{function}({','.join(f'_{name}=>%s' for name in wish)})" for function, wish in calls]
+    values = [value for _, wish in calls for value in wish.values()]
+    with nullcontext(cursor) if cursor else connection.cursor() as asked:
+        asked.execute("SELECT " + ",".join(each), values)
+        return list(asked.fetchone())
 
 
 def array_of(values: Iterable[object]) -> str:
