@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from django.db import connection
@@ -210,7 +209,7 @@ class Executor:
         log.info("job %s: not completed: %s", settled.job_id, policy.described(settled.error))
         error = settled.error if isinstance(settled.error, Exception) else _uncaught(settled.error)
         verdict = _verdict(outcome.attempt, error)
-        [resolved] = self._finished([replace(verdict, lines=outcome.lines)])
+        [resolved] = self._finished([verdict._replace(lines=outcome.lines)])
         return resolved
 
     def _give_back(self, runs: list[Run]) -> None:
@@ -274,7 +273,7 @@ def _uncaught(error: BaseException) -> RuntimeError:
 def _with_records(outcome: Outcome, run: Run, beat: Beat) -> Outcome:
     if not (run.artifacts or beat.lines):
         return outcome
-    return replace(outcome, artifacts=tuple(run.artifacts), lines=beat.lines)
+    return outcome._replace(artifacts=tuple(run.artifacts), lines=beat.lines)
 
 
 def _verdict(attempt: Attempt, error: BaseException) -> Outcome:

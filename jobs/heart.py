@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from django.db import connection
 
@@ -155,7 +154,7 @@ class Heart:
         """The handler cannot be stopped: record what is true, then take its process away."""
         log.error("job %s ignores %s; its attempt is ended", run.job_id, reason.code)
         outcome = self._verdict(run.claimed, reason)
-        self._settle(run, replace(outcome, lines=run.beat().lines))
+        self._settle(run, outcome._replace(lines=run.beat().lines))
         if not self._host.ends:
             return
         release = JobReleased("a neighbour's process had to be ended")

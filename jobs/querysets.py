@@ -33,8 +33,6 @@ VIEW_COLUMNS = """
     j.result IS NOT NULL,
     CASE WHEN octet_length(j.result::text) <= %(inline_limit)s THEN j.result::text END
 """
-#: How many columns that is.
-VIEW_WIDTH = 21
 
 #: A look-up, where calling the enumeration searches.
 _STATES = {state.value: state for state in JobState}
@@ -100,25 +98,5 @@ def read_views(ids: Sequence[UUID], inline_limit_bytes: int) -> list[StatusView]
 
 def view_of_row(row: Sequence[Any]) -> StatusView:
     """A view from one row of ``VIEW_COLUMNS``."""
-    return StatusView(
-        job_id=row[0],
-        owner_id=row[1],
-        handler=row[2],
-        queue=row[3],
-        state=_STATES[row[4]],
-        version=row[5],
-        progress_seq=row[6],
-        attempt=row[7],
-        failed_attempts=row[8],
-        lost_attempts=row[9],
-        max_attempts=row[10],
-        progress=Progress(row[11], row[12]),
-        reason=row[13],
-        cancel_requested=row[14],
-        submitted_at=row[15],
-        due_at=row[16],
-        started_at=row[17],
-        finished_at=row[18],
-        has_result=row[19],
-        result=None if row[20] is None else json.loads(row[20]),
-    )
+    more = (_STATES[row[4]], *row[5:11], Progress(row[11], row[12]), *row[13:20])
+    return StatusView._make((*row[:4], *more, None if row[20] is None else json.loads(row[20])))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def finishes_without_a_token() -> None:
             )
         )
         believed = [
-            replace(one, attempt=replace(one.attempt, token=tokens[one.attempt.job_id]))
+            one._replace(attempt=one.attempt._replace(token=tokens[one.attempt.job_id]))
             for one in outcomes
         ]
         return finish(believed, worker=worker)

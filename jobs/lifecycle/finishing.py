@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from django.db import connection
 
-from jobs import events, policy, transactions
+from jobs import conf, events, policy, transactions
 from jobs.errors import IllegalTransition
-from jobs.lifecycle.writing import ids_of, json_array_of, move, store_lines, write
+from jobs.lifecycle.writing import (
+    array_of,
+    call,
+    edge_of,
+    ids_of,
+    json_array_of,
+    store_lines,
+    write,
+)
 from jobs.models import AuditEntry, Job, JobArtifact
-from jobs.states import ActorKind, JobEvent
-from jobs.values import Actor, Attempt, Outcome, Settled
+from jobs.states import ActorKind, JobEvent, JobState
+from jobs.values import Actor, Attempt, Outcome, Progress, Settled, StatusView
 
 log = logging.getLogger("jobs.lifecycle")
 
@@ -32,6 +41,8 @@ def finish(outcomes: Sequence[Outcome], *, worker: str) -> list[Settled]:
     the ``error`` and still held. Raises what the database raises when it is away.
     """
     plain = [outcome for outcome in outcomes if not outcome.writes]
+    if len(plain) == len(outcomes):
+        return _finish(outcomes, worker) if outcomes else []
     answers = {one.job_id: one for one in (_finish(plain, worker) if plain else [])}
     for outcome in outcomes:
         if outcome.writes:
@@ -81,17 +92,44 @@ def _is_simple(outcome: Outcome) -> bool:
 
 def _succeed(outcomes: Sequence[Outcome], actor: Actor) -> list[Settled]:
     # Sorted, because rows are locked in this order.
-    ordered = sorted(outcomes, key=lambda outcome: outcome.attempt.job_id)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.attempt.job_id.int)
+    by_hex = {outcome.attempt.job_id.hex: outcome for outcome in ordered}
     parameters = {
-        "ids": ids_of(outcome.attempt.job_id for outcome in ordered),
+        "ids": array_of(by_hex),
         "tokens": ids_of(outcome.attempt.token for outcome in ordered),
         "results": json_array_of(outcome.result for outcome in ordered),
+        "inline_limit": conf.get().inline_result_limit_bytes,
+        **edge_of(JobEvent.SUCCEED, actor),
     }
-    moved = move(JobEvent.SUCCEED, actor, "jobs_succeed_v1", parameters)
-    written = {view.job_id: JobEvent.SUCCEED for view, _ in moved}
+    views = [
+        _completed(by_hex[written].attempt.view, rest)
+        for written, *rest in call("jobs_succeed_v2", parameters)
+    ]
+    if views:
+        events.tell_after_commit(events.Transitioned(JobEvent.SUCCEED, tuple(views)))
+    written = dict.fromkeys((view.job_id for view in views), JobEvent.SUCCEED)
     stale = [o.attempt for o in outcomes if o.attempt.job_id not in written]
     recorded = _recorded(stale) if stale else {}
     return [_settled(outcome, written, recorded, actor.id) for outcome in outcomes]
+
+
+def _completed(claimed: StatusView, row: Sequence[Any]) -> StatusView:
+    """The view of a job that was claimed as ``claimed``, with what the completion says of it."""
+    queue, version, seq, most, message, asked, due_at, finished_at, has_result, result = row
+    return claimed._replace(
+        queue=queue,
+        state=JobState.COMPLETED,
+        version=version,
+        progress_seq=seq,
+        max_attempts=most,
+        progress=Progress(1.0, message),
+        reason="",
+        cancel_requested=asked,
+        due_at=due_at,
+        finished_at=finished_at,
+        has_result=has_result,
+        result=None if result is None else json.loads(result),
+    )
 
 
 class _WriteFailed(Exception):
@@ -112,7 +150,7 @@ def _finish_with_writes(outcome: Outcome, worker: str) -> Settled:
         raise
     except Exception:
         # A hook that a write has left with ``transaction.on_commit`` can raise after the commit.
-        [settled] = _finish([replace(outcome, writes=())], worker)
+        [settled] = _finish([outcome._replace(writes=())], worker)
         log.exception("job %s: raised after its completion", outcome.attempt.job_id)
     return settled
 

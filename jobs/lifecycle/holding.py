@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from jobs import conf, events, policy, transactions
-from jobs.lifecycle.writing import array_of, execute, ids_of, move, store_lines, views_of
+from jobs.lifecycle.writing import (
+    array_of,
+    call,
+    edge_of,
+    execute,
+    ids_of,
+    store_lines,
+    views_of,
+)
 from jobs.models import Job
-from jobs.states import ActorKind, JobEvent
-from jobs.values import Actor, Attempt, Beat, Doorbell, Pulse, StatusView
+from jobs.querysets import read_views
+from jobs.states import ActorKind, JobEvent, JobState
+from jobs.values import Actor, Attempt, Beat, Doorbell, Progress, Pulse, StatusView
 
 
 class Claim:
@@ -28,7 +38,7 @@ class Claim:
     ) -> None:
         self._versions = {bell.job_id: bell.version for bell in doorbells}
         # Sorted, because rows are locked in this order.
-        self._tokens = {job_id: uuid.uuid4() for job_id in sorted(self._versions)}
+        self._tokens = {job_id: uuid.uuid4() for job_id in sorted(self._versions, key=int)}
         self._actor = Actor(ActorKind.WORKER, worker)
         self._handlers = handlers
         self._tries = 0
@@ -37,23 +47,34 @@ class Claim:
         return transactions.run(self._take, single=True)
 
     def _take(self) -> list[Attempt]:
+        by_hex = {job_id.hex: job_id for job_id in self._tokens}
         parameters = {
-            "ids": ids_of(self._tokens),
+            "ids": array_of(by_hex),
             "versions": array_of(self._versions[job_id] for job_id in self._tokens),
             "tokens": ids_of(self._tokens.values()),
             "handlers": list(self._handlers),
             "lease_seconds": conf.get().lease_seconds,
+            **edge_of(JobEvent.CLAIM, self._actor),
         }
         self._tries += 1
-        moved = move(JobEvent.CLAIM, self._actor, "jobs_claim_v1", parameters)
-        if self._tries == 1:
-            attempts = [
-                _attempt(view, payload, self._tokens[view.job_id]) for view, (payload,) in moved
-            ]
-        else:
+        taken = {by_hex[row[0]]: row for row in call("jobs_claim_v2", parameters)}
+        attempts = {
+            job_id: Attempt(_claimed(job_id, row), self._tokens[job_id], json.loads(row[-1]))
+            for job_id, row in taken.items()
+        }
+        if attempts:
+            views = tuple(attempt.view for attempt in attempts.values())
+            events.tell_after_commit(events.Transitioned(JobEvent.CLAIM, views))
+        if self._tries > 1:
             attempts = _held(self._tokens)
-        place = {job_id: number for number, job_id in enumerate(self._versions)}
-        return sorted(attempts, key=lambda attempt: place[attempt.job_id])
+        return [attempts[job_id] for job_id in self._versions if job_id in attempts]
+
+
+def _claimed(job_id: UUID, row: Sequence[Any]) -> StatusView:
+    """The view of a job that was just claimed; what every claim decides alike is not in the row."""
+    ended, has_result, result, asked = None, False, None, row[10]
+    edge = (JobState.RUNNING, *row[4:10], Progress(), "", asked, *row[11:14])
+    return StatusView._make((job_id, *row[1:4], *edge, ended, has_result, result))
 
 
 def claim(
@@ -63,39 +84,14 @@ def claim(
     return Claim(doorbells, worker=worker, handlers=handlers)()
 
 
-def _held(tokens: Mapping[UUID, UUID]) -> list[Attempt]:
+def _held(tokens: Mapping[UUID, UUID]) -> dict[UUID, Attempt]:
     """All claims of ours, also those of a try whose commit succeeded but whose answer was lost."""
     held = Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values()))
-    return [
-        Attempt(
-            job_id=job.id,
-            version=job.version,
-            attempt=job.attempt,
-            failed_attempts=job.failed_attempts,
-            max_attempts=job.max_attempts,
-            token=tokens[job.id],
-            handler=job.handler,
-            queue=job.queue,
-            owner_id=job.owner_id,
-            payload=job.payload,
-        )
-        for job in held.order_by("id")
-    ]
-
-
-def _attempt(view: StatusView, payload: str, token: UUID) -> Attempt:
-    return Attempt(
-        job_id=view.job_id,
-        version=view.version,
-        attempt=view.attempt,
-        failed_attempts=view.failed_attempts,
-        max_attempts=view.max_attempts,
-        token=token,
-        handler=view.handler,
-        queue=view.queue,
-        owner_id=view.owner_id,
-        payload=json.loads(payload),
-    )
+    payloads = dict(held.values_list("id", "payload"))
+    views = read_views(list(payloads), conf.get().inline_result_limit_bytes)
+    return {
+        view.job_id: Attempt(view, tokens[view.job_id], payloads[view.job_id]) for view in views
+    }
 
 
 def doubt(doorbells: Iterable[Doorbell]) -> int:

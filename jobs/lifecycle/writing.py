@@ -14,7 +14,7 @@ from django.db.backends.utils import CursorWrapper
 from jobs import conf, events, sql
 from jobs.errors import IllegalTransition
 from jobs.models import Job, JobLogLine
-from jobs.querysets import VIEW_COLUMNS, VIEW_WIDTH, view_of_row
+from jobs.querysets import VIEW_COLUMNS, view_of_row
 from jobs.states import JobEvent, sources_of, target_of
 from jobs.values import Actor, LogLine, StatusView
 
@@ -37,27 +37,15 @@ def write(
     return views
 
 
-def move(
-    event: JobEvent, actor: Actor, function: str, parameters: dict[str, Any]
-) -> list[tuple[StatusView, tuple[Any, ...]]]:
-    """Lock, check and write one event of many jobs in one statement, which returns those it moved.
-
-    The function of the database is told the edge as the table of states has it. Answers each view
-    with the columns that the function returns behind it.
-    """
-    edge = {
+def edge_of(event: JobEvent, actor: Actor) -> dict[str, Any]:
+    """What the functions of the database are told of an edge, and of who takes it."""
+    return {
         "event": event,
         "sources": list(sources_of(event)),
         "target": target_of(event),
         "actor_kind": actor.kind,
         "actor_id": actor.id,
-        "inline_limit": conf.get().inline_result_limit_bytes,
     }
-    rows = call(function, {**parameters, **edge})
-    moved = [(view_of_row(row), row[VIEW_WIDTH:]) for row in rows]
-    if moved:
-        events.tell_after_commit(events.Transitioned(event, tuple(view for view, _ in moved)))
-    return moved
 
 
 def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

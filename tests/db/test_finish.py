@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -203,7 +202,7 @@ def test_a_stale_token_changes_nothing_and_is_told(
 def test_a_forged_token_is_fenced() -> None:
     [attempt] = running()
     before = everything(attempt)
-    assert settle(Outcome(replace(attempt, token=uuid4()), JobEvent.SUCCEED))[0].fenced
+    assert settle(Outcome(attempt._replace(token=uuid4()), JobEvent.SUCCEED))[0].fenced
     assert everything(attempt) == before
 
 
@@ -223,14 +222,16 @@ def test_a_lapsed_lease_that_nobody_ended_still_counts() -> None:
 
 def test_a_job_that_is_gone_is_fenced() -> None:
     [attempt] = running()
-    assert settle(Outcome(replace(attempt, job_id=uuid4()), JobEvent.SUCCEED))[0].fenced
+    assert settle(
+        Outcome(attempt._replace(view=attempt.view._replace(job_id=uuid4())), JobEvent.SUCCEED)
+    )[0].fenced
 
 
 def test_stale_and_valid_outcomes_are_told_apart_in_one_call() -> None:
     attempts = running(4)
     outcomes = [
         Outcome(attempts[0], JobEvent.SUCCEED, result=1),
-        Outcome(replace(attempts[1], token=uuid4()), JobEvent.SUCCEED, result=2),
+        Outcome(attempts[1]._replace(token=uuid4()), JobEvent.SUCCEED, result=2),
         Outcome(attempts[2], JobEvent.RETRY, delay_seconds=9),
         Outcome(attempts[3], JobEvent.FAIL, reason="no"),
     ]
@@ -288,7 +289,7 @@ def test_the_number_of_statements_does_not_grow(count: int) -> None:
 
 
 def test_many_stale_outcomes_cost_no_more_statements_than_one() -> None:
-    attempts = [replace(attempt, token=uuid4()) for attempt in running(50)]
+    attempts = [attempt._replace(token=uuid4()) for attempt in running(50)]
     with statements() as found:
         settle(*(Outcome(attempt, JobEvent.SUCCEED) for attempt in attempts))
     assert len(found) <= 2, f"{len(found)} statements"

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -53,7 +53,7 @@ def filled(view: StatusView) -> StatusView:
 
 @pytest.mark.usefixtures("redis_cache")
 def test_a_copy_is_what_the_database_would_say() -> None:
-    view = filled(replace(a_view(version=3, seq=2), owner_id=7, progress=Progress(0.5, "half é")))
+    view = filled(a_view(version=3, seq=2)._replace(owner_id=7, progress=Progress(0.5, "half é")))
     copy = status.read([view.job_id])[view.job_id]
     assert copy == status.render(view)
     assert (copy.owner_id, copy.rank, copy.etag) == (7, (3, 2), '"3.2"')
@@ -90,7 +90,7 @@ def test_a_fill_under_somebody_elses_lease_is_refused() -> None:
 def test_a_late_fill_after_an_update_is_refused(redis_cache: redis.Redis) -> None:
     old = a_view()
     status.reserve([old.job_id], "slow reader")
-    status.update([replace(old, version=2)])
+    status.update([old._replace(version=2)])
     status.fill([old], "slow reader")
     assert shown(old.job_id) is None
     assert redis_cache.keys(f"{conf.get().cache_prefix}:*") == []
@@ -99,8 +99,8 @@ def test_a_late_fill_after_an_update_is_refused(redis_cache: redis.Redis) -> Non
 def test_a_late_fill_after_an_eviction_is_refused(redis_cache: redis.Redis) -> None:
     old = a_view()
     status.reserve([old.job_id], "slow reader")
-    status.update([replace(old, version=2)])
-    filled(replace(old, version=2))
+    status.update([old._replace(version=2)])
+    filled(old._replace(version=2))
     redis_cache.delete(key(redis_cache))
     status.fill([old], "slow reader")
     assert shown(old.job_id) is None
@@ -109,7 +109,7 @@ def test_a_late_fill_after_an_eviction_is_refused(redis_cache: redis.Redis) -> N
 def test_a_reader_that_holds_no_lease_raises_the_bar(redis_cache: redis.Redis) -> None:
     """The update is still on its way when a second reader is shown the new row."""
     old = a_view()
-    new = replace(old, version=2)
+    new = old._replace(version=2)
     status.reserve([old.job_id], "slow reader")
     status.reserve([old.job_id], "quick reader")
     status.fill([new], "quick reader")
@@ -125,7 +125,7 @@ def test_the_bar_is_no_obstacle_to_the_same_news() -> None:
     view = a_view(version=2, seq=5)
     status.reserve([view.job_id], "first")
     status.fill([view], "second")
-    status.fill([replace(view, progress_seq=3)], "third")
+    status.fill([view._replace(progress_seq=3)], "third")
     status.fill([view], "first")
     assert shown(view.job_id) == (2, 5)
 
@@ -133,7 +133,7 @@ def test_the_bar_is_no_obstacle_to_the_same_news() -> None:
 @pytest.mark.usefixtures("redis_cache")
 def test_a_reader_brings_an_older_copy_forward() -> None:
     old = filled(a_view(version=2))
-    status.fill([replace(old, version=3)], "no lease")
+    status.fill([old._replace(version=3)], "no lease")
     assert shown(old.job_id) == (3, 0)
     status.fill([old], "no lease")
     assert shown(old.job_id) == (3, 0)
@@ -153,7 +153,7 @@ def test_a_reader_brings_an_older_copy_forward() -> None:
 )
 def test_an_update_replaces_only_a_lower_rank(version: int, seq: int, after: Rank) -> None:
     view = filled(a_view(version=5, seq=3))
-    status.update([replace(view, version=version, progress_seq=seq)])
+    status.update([view._replace(version=version, progress_seq=seq)])
     assert shown(view.job_id) == after
 
 
@@ -168,7 +168,7 @@ def test_an_update_creates_nothing_but_what_can_never_change(state: JobState) ->
 @pytest.mark.usefixtures("redis_cache")
 def test_what_can_never_change_overrules_a_lease() -> None:
     old = a_view()
-    done = replace(old, state=JobState.COMPLETED, version=3)
+    done = old._replace(state=JobState.COMPLETED, version=3)
     status.reserve([old.job_id], "slow reader")
     status.update([done])
     status.fill([old], "slow reader")
@@ -189,12 +189,12 @@ def test_copies_and_leases_end_by_themselves(
     view = a_view()
     status.reserve([view.job_id], "t")
     assert 6000 < redis_cache.pttl(key(redis_cache)) <= 7000
-    status.fill([replace(view, version=2)], "somebody else")
+    status.fill([view._replace(version=2)], "somebody else")
     assert 0 < redis_cache.pttl(key(redis_cache)) <= 7000
     status.update([view])
     filled(view)
     assert 80_000 < redis_cache.pttl(key(redis_cache)) <= 100_000
-    status.update([replace(view, state=JobState.COMPLETED, version=3)])
+    status.update([view._replace(state=JobState.COMPLETED, version=3)])
     assert 800_000 < redis_cache.pttl(key(redis_cache)) <= 1_000_000
 
 
@@ -222,7 +222,7 @@ def test_broken_or_foreign_bytes_are_a_miss(redis_cache: redis.Redis, value: byt
     name = key(redis_cache)
     redis_cache.set(name, value.replace(b"%s", str(view.job_id).encode()))
     assert shown(view.job_id) is None
-    status.update([replace(view, version=2)])
+    status.update([view._replace(version=2)])
     assert shown(view.job_id) in {None, (2, 0)}
 
 
@@ -242,7 +242,7 @@ def test_one_broken_key_keeps_no_news_from_the_others(
     name = f"{conf.get().cache_prefix}:s:{views[place].job_id}"
     redis_cache.delete(name)
     redis_cache.rpush(name, b"not a string")
-    status.update([replace(view, version=2) for view in views])
+    status.update([view._replace(version=2) for view in views])
     assert "WRONGTYPE" in caplog.text
     assert not redis_cache.exists(name)
     assert cache.breaker.failed_at == float("-inf")
@@ -259,7 +259,7 @@ def test_many_are_written_in_portions_each_under_its_own_key(
     status.fill(views, "t0")
     assert [shown(view.job_id) for view in views] == [view.rank for view in views]
     status.update(
-        [replace(view, version=view.version + number % 2) for number, view in enumerate(views)]
+        [view._replace(version=view.version + number % 2) for number, view in enumerate(views)]
     )
     assert [shown(view.job_id) for view in views] == [
         (view.version + number % 2, 0) for number, view in enumerate(views)
@@ -267,7 +267,7 @@ def test_many_are_written_in_portions_each_under_its_own_key(
 
 
 def test_the_copy_of_another_job_is_never_shown(redis_cache: redis.Redis) -> None:
-    mine, theirs = filled(replace(a_view(), owner_id=1)), a_view()
+    mine, theirs = filled(a_view()._replace(owner_id=1)), a_view()
     value = redis_cache.get(key(redis_cache))
     assert isinstance(value, bytes)
     redis_cache.set(f"{conf.get().cache_prefix}:s:{theirs.job_id}", value)
@@ -278,7 +278,7 @@ def test_the_copy_of_another_job_is_never_shown(redis_cache: redis.Redis) -> Non
 @pytest.mark.parametrize("place", ["rank", "owner", "body", "seal"])
 def test_a_forged_copy_is_a_miss(redis_cache: redis.Redis, place: str) -> None:
     """Somebody with access to Redis changes one thing, and everything else still fits."""
-    view = filled(replace(a_view(), owner_id=1))
+    view = filled(a_view()._replace(owner_id=1))
     name = key(redis_cache)
     value = redis_cache.get(name)
     assert isinstance(value, bytes)
@@ -338,7 +338,7 @@ class World:
 
     def _write(self, **changes: Any) -> None:
         if not self.truth.is_immutable:
-            self.truth = replace(self.truth, **changes)
+            self.truth = self.truth._replace(**changes)
             self.underway.append(self.truth)
 
     def deliver(self, index: int) -> None:
@@ -417,9 +417,9 @@ def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(
 ) -> None:
     view = filled(a_view())
     redis_cache.script_flush()
-    status.update([replace(view, version=2)], wake=True)
+    status.update([view._replace(version=2)], wake=True)
     assert shown(view.job_id) == (2, 0)
-    status.update([replace(view, version=3)])
+    status.update([view._replace(version=3)])
     assert shown(view.job_id) == (3, 0)
     assert cache.breaker.failed_at == float("-inf")
 
@@ -449,7 +449,7 @@ def test_an_update_without_a_copy_deletes_only_a_lower_rank(
     version: int, seq: int, after: Rank | None
 ) -> None:
     view = filled(a_view(version=2, seq=5))
-    newer = replace(view, version=version, progress_seq=seq)
+    newer = view._replace(version=version, progress_seq=seq)
     status.update([newer], moving=False)
     assert shown(view.job_id) == after
     status.fill([view], "t0")
@@ -486,11 +486,11 @@ def test_a_submit_leaves_its_copies_to_the_readers() -> None:
     "view",
     [
         a_view(),
-        replace(
-            a_view(), result={"a": [1, None, "ü"]}, has_result=True, started_at=a_view().due_at
+        a_view()._replace(
+            result={"a": [1, None, "ü"]}, has_result=True, started_at=a_view().due_at
         ),
-        replace(a_view(), reason='say "no" \\ \n\x00\ud800', cancel_requested=True, owner_id=3),
-        replace(a_view(), handler="é", queue='"', progress=Progress(1, "\u2028")),
+        a_view()._replace(reason='say "no" \\ \n\x00\ud800', cancel_requested=True, owner_id=3),
+        a_view()._replace(handler="é", queue='"', progress=Progress(1, "\u2028")),
     ],
 )
 def test_a_copy_is_the_json_that_it_stands_for(view: StatusView) -> None:
@@ -506,7 +506,7 @@ def test_a_copy_is_the_json_that_it_stands_for(view: StatusView) -> None:
         "progress": None,
         "links": None,
     }
-    assert body["progress"] == asdict(view.progress)
+    assert body["progress"] == view.progress._asdict()
     assert set(body["links"]) == {"self", *(["result"] if view.has_result else [])}
 
 
@@ -533,7 +533,7 @@ def test_a_watch_hears_of_the_next_change() -> None:
     with status.Watch(view.job_id) as watch:
         assert watch.works
         assert not watch.wait(0.02)
-        threading.Timer(0.05, lambda: status.update([replace(view, version=2)])).start()
+        threading.Timer(0.05, lambda: status.update([view._replace(version=2)])).start()
         assert watch.wait(10)
 
 
@@ -541,7 +541,7 @@ def test_a_watch_hears_of_the_next_change() -> None:
 def test_a_watch_hears_what_happened_after_it_was_opened() -> None:
     view = a_view()
     with status.Watch(view.job_id) as watch:
-        status.update([replace(view, version=2)])
+        status.update([view._replace(version=2)])
         assert watch.wait(10)
 
 

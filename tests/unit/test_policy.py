@@ -25,8 +25,9 @@ from jobs.policy import (
     described,
     rearm_delay_seconds,
 )
-from jobs.states import JobEvent
+from jobs.states import JobEvent, JobState
 from jobs.values import Attempt, Backoff
+from tests.verbs import a_view
 
 BACKOFFS = st.builds(
     Backoff,
@@ -38,18 +39,9 @@ BACKOFFS = st.builds(
 
 
 def an_attempt(*, failed: int = 0, most: int = 3) -> Attempt:
-    return Attempt(
-        job_id=uuid4(),
-        version=2,
-        attempt=failed + 1,
-        failed_attempts=failed,
-        max_attempts=most,
-        token=uuid4(),
-        handler="h",
-        queue="default",
-        owner_id=None,
-        payload={},
-    )
+    view = a_view(JobState.RUNNING, 2)
+    view = view._replace(attempt=failed + 1, failed_attempts=failed, max_attempts=most)
+    return Attempt(view, uuid4(), {})
 
 
 @given(backoff=BACKOFFS, failures=st.integers(0, 10_000), draw=st.floats(0, 1))

@@ -16,23 +16,15 @@ import pytest
 
 from jobs.errors import HandlerSignal, JobCancelled, JobReleased, JobTimeout
 from jobs.running import INTERRUPTS, Run
+from jobs.states import JobState
 from jobs.values import Attempt
+from tests.verbs import a_view
 
 
 @pytest.fixture
 def run() -> Run:
-    attempt = Attempt(
-        job_id=uuid4(),
-        version=2,
-        attempt=3,
-        failed_attempts=1,
-        max_attempts=5,
-        token=uuid4(),
-        handler="h",
-        queue="default",
-        owner_id=7,
-        payload={},
-    )
+    view = a_view(JobState.RUNNING, 2)._replace(attempt=3, failed_attempts=1, max_attempts=5)
+    attempt = Attempt(view._replace(owner_id=7), uuid4(), {})
     return Run(attempt, timeout_seconds=60)
 
 

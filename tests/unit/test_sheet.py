@@ -12,14 +12,15 @@ import pytest
 from jobs.errors import JobReleased
 from jobs.recording import Ended, Recorder, Sheet
 from jobs.running import Run
-from jobs.states import JobEvent
+from jobs.states import JobEvent, JobState
 from jobs.values import Attempt, Outcome, Settled
+from tests.verbs import a_view
 
 PATIENCE_SECONDS = 20
 
 
 def a_run() -> Run:
-    attempt = Attempt(uuid4(), 2, 1, 0, 3, uuid4(), "handler", "default", None, {})
+    attempt = Attempt(a_view(JobState.RUNNING, 2), uuid4(), {})
     return Run(attempt, 60.0)
 
 

@@ -1,4 +1,4 @@
-"""A submit for jobs that share all but id and payload. The one for any jobs stays."""
+"""A submit for jobs that are alike; a claim and a completion that answer less."""
 
 from django.db import migrations
 
