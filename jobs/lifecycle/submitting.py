@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
-from itertools import chain
+from functools import cached_property, partial
+from itertools import chain, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,8 @@ from jobs.values import SYSTEM, Accepted, Actor, Born, Submission
 #: Jobs without keys that are checked in Python while PostgreSQL inserts as many before them. One
 #: statement costs about as much as ten of them.
 PART = 250
+#: Jobs of the first part of a long submit, while whose check PostgreSQL has nothing to do.
+FIRST_PART = 50
 #: From how many jobs of one shape on they are worth a call of their own.
 _MANY_ALIKE = 20
 
@@ -70,8 +72,7 @@ class _Wish:
         self.actor = actor
         self.reason = policy.clipped(reason)
         self.is_keyed = any(map(is_keyed, submissions))
-        size = len(submissions) if self.is_keyed else PART
-        self._unchecked = [submissions[at : at + size] for at in range(0, len(submissions), size)]
+        self._unchecked = [submissions] if self.is_keyed else _parted(submissions)
         self._checker = Checker()
         self._parts: list[list[Wanted]] = []
         self.is_long = len(self._unchecked) > 1
@@ -86,9 +87,15 @@ class _Wish:
             self._check()
             yield self._parts[-1]
 
-    @property
+    @cached_property
     def rows(self) -> list[Wanted]:
         return list(chain.from_iterable(self.parts()))
+
+    @cached_property
+    def hoped(self) -> tuple[list[Born], list[Accepted]]:
+        """What to tell and to answer if all of them become jobs, as they mostly do."""
+        born = [Born(row.id, row.owner_id, row.handler, row.shape.queue) for row in self.rows]
+        return born, [Accepted(row.id, JobState.PENDING, 1, created=True) for row in self.rows]
 
     def _check(self) -> None:
         self._parts.append(self._checker.check(self._unchecked.pop(0)))
@@ -98,16 +105,25 @@ class _Wish:
             self._checker.require_right()
 
 
+def _parted(submissions: Sequence[Submission]) -> list[Sequence[Submission]]:
+    if len(submissions) <= PART:
+        return [submissions]
+    starts = [0, *range(FIRST_PART, len(submissions), PART)]
+    return [submissions[start:end] for start, end in pairwise([*starts, len(submissions)])]
+
+
 def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
     """All of them in one transaction; those with keys, and long ones, come alone."""
     by_itself = any(wish.is_keyed or wish.is_long for wish in wishes)
 
     def work() -> list[list[Accepted]]:
-        created = _insert_in_parts(wishes[0]) if wishes[0].is_long else _insert(wishes)
-        if created:
-            events.tell_after_commit(events.Submitted(tuple(map(_born, created))))
-        ids = {row.id for row in created}
-        return [_answers(wish.rows, ids) for wish in wishes]
+        left_out = _insert_in_parts(wishes[0]) if wishes[0].is_long else _insert(wishes)
+        born = [one for wish in wishes for one in wish.hoped[0] if one.job_id not in left_out]
+        if born:
+            events.tell_after_commit(events.Submitted(tuple(born)))
+        if not left_out:
+            return [wish.hoped[1] for wish in wishes]
+        return [_answers(wish.rows, left_out) for wish in wishes]
 
     return transactions.run(work, single=not by_itself)
 
@@ -135,21 +151,24 @@ def _reserve(rows: list[Wanted]) -> list[Wanted]:
     return [row for row in rows if row.idempotency_key is None or row.id in reserved]
 
 
-def _insert(wishes: Sequence[_Wish]) -> list[Wanted]:
-    """The rows that are jobs now. Those of one signature are inserted together."""
+def _insert(wishes: Sequence[_Wish]) -> set[UUID]:
+    """The ids of the rows that are no jobs now. Those of one signature are inserted together."""
     signed: dict[tuple[Actor, str], list[Wanted]] = {}
+    left_out: set[UUID] = set()
     again = any(wish.was_tried for wish in wishes)
     for wish in wishes:
-        signed.setdefault((wish.actor, wish.reason), []).extend(_reserve(wish.rows))
+        reserved = _reserve(wish.rows)
+        if len(reserved) < len(wish.rows):
+            left_out |= {row.id for row in wish.rows} - {row.id for row in reserved}
+        signed.setdefault((wish.actor, wish.reason), []).extend(reserved)
         wish.was_tried = True
     calls = [
         call for signature, rows in signed.items() for call in _calls(rows, *signature, again=again)
     ]
-    answers = call_each(calls) if calls else []
-    return _without(chain.from_iterable(signed.values()), answers)
+    return left_out | _left_out(call_each(calls)) if calls else left_out
 
 
-def _insert_in_parts(wish: _Wish) -> list[Wanted]:
+def _insert_in_parts(wish: _Wish) -> set[UUID]:
     """The same for a long wish, each part of which is checked while the one before is inserted."""
     answers: list[Any] = []
     again, wish.was_tried = wish.was_tried, True
@@ -161,8 +180,15 @@ def _insert_in_parts(wish: _Wish) -> list[Wanted]:
             calls = _calls(part, wish.actor, wish.reason, again=again)
             inserting = beside.start(partial(call_each, calls, cursor))
         if inserting is not None:
+            # Made now, while PostgreSQL inserts the last part.
+            _ = wish.hoped
             answers += inserting.result()
-    return _without(wish.rows, answers)
+    return _left_out(answers)
+
+
+def _left_out(answers: Iterable[Collection[UUID]]) -> set[UUID]:
+    """All ids that the functions answered: none by jobs_submit_v2, whose void arrives as ``""``."""
+    return set(chain.from_iterable(answers))
 
 
 def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) -> list[Call]:
@@ -193,26 +219,14 @@ def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) ->
     return calls
 
 
-def _without(rows: Iterable[Wanted], answers: Iterable[Collection[UUID] | None]) -> list[Wanted]:
-    """The rows that are jobs now, in their order, by what the functions answered."""
-    left_out = {job_id for answer in answers if answer for job_id in answer}
-    return [row for row in rows if row.id not in left_out]
-
-
-def _born(row: Wanted) -> Born:
-    return Born(row.id, row.owner_id, row.handler, row.shape.queue)
-
-
-def _answers(rows: list[Wanted], created: Collection[UUID]) -> list[Accepted]:
-    """``created`` has the ids of the rows that became jobs; standing jobs answer the others."""
-    left_out = [row for row in rows if row.id not in created]
-    standing = Standing(left_out) if left_out else None
-    answers = []
-    for index, row in enumerate(rows):
-        if row.id in created:
-            answers.append(Accepted(row.id, JobState.PENDING, 1, created=True))
-        elif standing is not None:
-            answers.append(standing.instead_of(row, index))
-    if standing is not None:
-        standing.note()
+def _answers(rows: list[Wanted], left_out: Collection[UUID]) -> list[Accepted]:
+    """``left_out`` has the ids of the rows that became no jobs; standing jobs answer for them."""
+    standing = Standing([row for row in rows if row.id in left_out])
+    answers = [
+        standing.instead_of(row, index)
+        if row.id in left_out
+        else Accepted(row.id, JobState.PENDING, 1, created=True)
+        for index, row in enumerate(rows)
+    ]
+    standing.note()
     return answers

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from jobs import events, lifecycle, registry
 from jobs.errors import InvalidPayload
-from jobs.lifecycle.submitting import PART
+from jobs.lifecycle.submitting import FIRST_PART, PART
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.registry import handler
 from jobs.values import Submission
@@ -77,7 +77,7 @@ def test_the_next_are_checked_while_the_first_are_inserted(checked: list[int]) -
     with nothing_is_inserted():
         rival = Rival(ask)
         rival.wait_until_blocked()
-        until(lambda: len(checked) == 2 * PART)
+        until(lambda: len(checked) == FIRST_PART + PART)
     rival.answer()
     # Checks are the handlers' code: they find their own thread, with its connections and context.
     assert checked == asked * MANY
