@@ -87,10 +87,14 @@ def claim(
 def _held(tokens: Mapping[UUID, UUID]) -> dict[UUID, Attempt]:
     """All claims of ours, also those of a try whose commit succeeded but whose answer was lost."""
     held = Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values()))
-    payloads = dict(held.values_list("id", "payload"))
-    views = read_views(list(payloads), conf.get().inline_result_limit_bytes)
+    found = {job_id: rest for job_id, *rest in held.values_list("id", "version", "payload")}
+    views = read_views(list(found), conf.get().inline_result_limit_bytes)
     return {
-        view.job_id: Attempt(view, tokens[view.job_id], payloads[view.job_id]) for view in views
+        view.job_id: Attempt(view, tokens[view.job_id], payload)
+        for view in views
+        for version, payload in [found[view.job_id]]
+        # Read a moment later, when it may be somebody else's already.
+        if view.version == version
     }
 
 
