@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from jobs.values import Doorbell
+from jobs.values import Doorbell, Foretold
 
 SCHEMA_VERSION = 1
 #: The stable Celery task name of every doorbell, whatever the handler: it must never change.
@@ -58,3 +58,18 @@ def decode(body: Any) -> list[Doorbell]:
         return [Doorbell(UUID(job_id), int(version)) for job_id, version in body["jobs"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"malformed doorbell: {error}") from error
+
+
+def foretelling(foretold: Foretold) -> bytes:
+    """What wakes the relay for a new job that comes alone."""
+    job_id, handler, queue = foretold
+    return json.dumps([str(job_id), handler, queue], separators=(",", ":")).encode()
+
+
+def foretold_in(said: Any) -> Foretold | None:
+    """What a wake-up foretells; None for any other, and for what is not ours."""
+    try:
+        job_id, handler, queue = json.loads(said)
+        return Foretold(UUID(job_id), str(handler), str(queue))
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jobs import events, status
 from jobs.announcing import Announcer
 from jobs.states import JobEvent, JobState
-from jobs.values import Born, StatusView
+from jobs.values import Born, Foretold, StatusView
 
 log = logging.getLogger("jobs")
 
@@ -23,7 +23,7 @@ def keep_status(fact: events.Fact) -> None:
     """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
     if isinstance(fact, events.Submitted):
         # No copy: the first reader, if one ever comes, makes it for less than each submit would.
-        status.wake()
+        status.wake(_foretold(fact.jobs))
     elif isinstance(fact, events.Transitioned) and fact.event is JobEvent.CLAIM:
         _announcer.add(fact.views)
     elif isinstance(fact, events.Transitioned):
@@ -32,6 +32,13 @@ def keep_status(fact: events.Fact) -> None:
         _show(fact.views, wake=waiting)
     elif isinstance(fact, events.Progressed):
         status.update(fact.views)
+
+
+def _foretold(jobs: Sequence[Born]) -> Foretold | None:
+    if len(jobs) > 1 or not jobs[0].is_due:
+        return None
+    [job] = jobs
+    return Foretold(job.job_id, job.handler, job.queue)
 
 
 def _show(views: Sequence[StatusView], *, wake: bool = False) -> None:

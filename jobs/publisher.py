@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -38,9 +37,6 @@ class Taken:
     bell: Doorbell
     queue: str
     handler: str
-    priority: int
-    created_at: datetime
-    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +70,7 @@ class Publisher:
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._blocked = False
+        self._begun: _Window | None = None
 
     def open(self) -> None:
         """Connect and declare, unless that is done and still good. Raises BrokerTrouble."""
@@ -82,6 +79,19 @@ class Publisher:
         if self._producer is None:
             with self._told():
                 self._producer = self._opened()
+
+    def begin(self, message: Message) -> bool:
+        """Send one message ahead of the others; ``publish`` waits for its confirm too.
+
+        False, with nothing sent, where there are no confirms. Raises BrokerTrouble.
+        """
+        producer = self._producer
+        if producer is None or not self._confirms(producer):
+            return False
+        with self._told():
+            self._begun = _Window(producer.channel)
+            self._begun.sent(self._send(producer, message), message)
+        return True
 
     def publish(self, messages: Sequence[Message], published: list[int]) -> None:
         """Publish all; appends each confirmed row id to ``published``. Raises BrokerTrouble.
@@ -102,7 +112,7 @@ class Publisher:
     def close(self) -> None:
         """Drop the connection without waiting for the broker."""
         broker, self._connection, self._producer = self._connection, None, None
-        self._blocked = False
+        self._blocked, self._begun = False, None
         if broker is not None:
             broker.collect(socket_timeout=0.1)
 
@@ -160,7 +170,7 @@ class Publisher:
     def _publish_confirmed(
         self, producer: Producer, messages: Sequence[Message], published: list[int]
     ) -> None:
-        window = _Window(producer.channel)
+        window, self._begun = self._begun or _Window(producer.channel), None
         try:
             for message in messages:
                 window.sent(self._send(producer, message), message)

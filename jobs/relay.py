@@ -17,7 +17,7 @@ from django.db import connection
 from jobs import conf, connections, transactions
 from jobs.pace import Paces
 from jobs.publisher import Message, Publisher, Refused, Taken
-from jobs.values import Doorbell
+from jobs.values import Doorbell, Foretold
 
 log = logging.getLogger("jobs.relay")
 
@@ -27,6 +27,10 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
 #: less work than this a message of its own costs its worker more than waiting costs the job.
 LEAST_MESSAGES = 4
 LEAST_SECONDS = 0.005
+
+
+#: Stands for the id of a row that is not taken yet; the database gives none.
+_NOT_TAKEN = 0
 
 
 class Pauses:
@@ -69,8 +73,11 @@ class Relay:
         self._rests_until = float("-inf")
         self._owed: tuple[list[int], list[int]] = ([], [])
 
-    def run_once(self) -> int:
+    def run_once(self, foretold: Foretold | None = None) -> int:
         """Publish one batch; returns how many rows were published. Raises BrokerTrouble.
+
+        ``foretold``: a job whose doorbell the outbox is said to have. It is rung before anything is
+        taken, if nothing speaks against it. Were there no such job, a worker would find none.
 
         Takes nothing before the broker is there, and after trouble one row first: a broker that
         blocks during an alarm keeps what it was sent, and would deliver every try in the end.
@@ -79,14 +86,16 @@ class Relay:
         connections.refresh()
         self._settle()
         self._publisher.open()
-        rows = self._take()
-        if not rows:
+        early = self._ring_early(foretold)
+        rows = self._take_beside(early)
+        if not rows and early is None:
             return 0
         published: list[int] = []
         trouble = True
         try:
-            seconds = self._paces.seconds({row.handler for row in rows})
-            self._publisher.publish(grouped(rows, seconds), published)
+            left = [row for row in rows if early is None or row.bell != early.bell]
+            seconds = self._paces.seconds({row.handler for row in left})
+            self._publisher.publish(grouped(left, seconds), published)
             trouble = False
         except Refused as refusal:
             trouble = False
@@ -94,6 +103,9 @@ class Relay:
             self._pause(refusal, rows, published)
         finally:
             self._doubtful = trouble
+            if early is not None and early.id in published:
+                published.remove(early.id)
+                published += [row.id for row in rows if row.bell == early.bell]
             self._owed = (published, [row.id for row in rows])
             self._settle()
         if len(published) == len(rows):
@@ -104,6 +116,29 @@ class Relay:
     def close(self) -> None:
         """Close the broker connection."""
         self._publisher.close()
+
+    def _ring_early(self, foretold: Foretold | None) -> Taken | None:
+        """Send a foretold doorbell, so that it travels while its row is taken.
+
+        Not after trouble, and not to a queue that refuses or that nobody knows.
+        """
+        if foretold is None or self._doubtful:
+            return None
+        job_id, handler, queue = foretold
+        if queue not in conf.get().queues or queue in self._pauses.present():
+            return None
+        row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
+        [message] = grouped([row], self._paces.seconds({handler}))
+        return row if self._publisher.begin(message) else None
+
+    def _take_beside(self, early: Taken | None) -> list[Taken]:
+        try:
+            return self._take()
+        except BaseException:
+            if early is not None:
+                # Nobody will wait for its confirm.
+                self._publisher.close()
+            raise
 
     def _take(self) -> list[Taken]:
         """Take rows. Those of a queue that is left alone are read past, all of them if there are no
@@ -139,11 +174,8 @@ def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
             [limit, conf.get().relay_take_seconds, list(without)],
         )
         rows = cursor.fetchall()
-    taken = [
-        Taken(row[0], Doorbell(row[1], row[2]), row[3], row[4], row[5], row[6], row[7])
-        for row in rows
-    ]
-    return sorted(taken, key=lambda row: (-row.priority, row.due_at))
+    rows.sort(key=lambda row: (-row[5], row[7]))
+    return [Taken(row[0], Doorbell(row[1], row[2]), row[3], row[4]) for row in rows]
 
 
 def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message]:

@@ -33,8 +33,8 @@ from uuid import UUID
 
 import redis
 
-from jobs import cache, conf, seal
-from jobs.values import StatusView
+from jobs import cache, conf, doorbells, seal
+from jobs.values import Foretold, StatusView
 
 #: Has ``one`` carry out each job's write. What is wrong with one key costs this key, keeps nothing
 #: from the others, and is told at the end.
@@ -259,13 +259,16 @@ def _news(view: StatusView, *, moving: bool) -> _Write:
 _Write = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 
 
-def wake() -> None:
-    """Ring the relay. It looks by itself soon, so nobody waits for an answer."""
-    cache.tell([_ring()])
+def wake(foretold: Foretold | None = None) -> None:
+    """Ring the relay, and tell it which doorbell it will find, if there is but one.
+
+    It looks by itself soon, so nobody waits for an answer.
+    """
+    cache.tell([_ring(b"1" if foretold is None else doorbells.foretelling(foretold))])
 
 
-def _ring() -> cache.Command:
-    return ("PUBLISH", wake_channel(), b"1")
+def _ring(said: bytes = b"1") -> cache.Command:
+    return ("PUBLISH", wake_channel(), said)
 
 
 def _run(script: str, writes: Sequence[_Write], *, wake: bool = False) -> None:

@@ -84,6 +84,8 @@ class Born(NamedTuple):
     owner_id: int | None
     handler: str
     queue: str
+    is_due: bool = True
+    """Without a delay or a time of its own."""
 
 
 class Doorbell(NamedTuple):
@@ -91,6 +93,14 @@ class Doorbell(NamedTuple):
 
     job_id: UUID
     version: int
+
+
+class Foretold(NamedTuple):
+    """A new job whose doorbell the relay is about to find in the outbox, and where it goes."""
+
+    job_id: UUID
+    handler: str
+    queue: str
 
 
 class Attempt(NamedTuple):

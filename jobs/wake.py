@@ -11,48 +11,74 @@ from typing import Any
 
 import redis
 
-from jobs import cache, conf, status
+from jobs import cache, conf, doorbells, status
+from jobs.values import Foretold
 
 #: News read at once before the relay looks at the outbox.
 MOST_SWALLOWED = 1000
+#: How long an answer holds to the question whether other relays listen.
+COUNT_SECONDS = 1.0
 
 
 class WakeUp:
     """A subscription that is opened again by itself whenever it breaks."""
 
     def __init__(self) -> None:
+        # Kept, because a client that is forgotten takes its connections along.
+        self._client: redis.Redis | None = None
         self._pubsub: Any = None
+        self._is_alone = False
+        self._counted_at = float("-inf")
 
-    def wait(self, seconds: float) -> bool:
-        """Sleep until somebody rings or ``seconds`` are over; True if somebody rang."""
+    def wait(self, seconds: float) -> Foretold | None:
+        """Sleep until somebody rings or ``seconds`` are over.
+
+        Returns the doorbell that was foretold, if it is all that was heard and no other relay heard
+        it: else each of them would ring it.
+        """
         if self._pubsub is None:
-            self._pubsub = cache.ask(_subscribed)
+            self._pubsub = cache.ask(self._subscribed)
         if self._pubsub is None:
             time.sleep(seconds)
-            return False
-        pubsub = self._pubsub
-        rang = cache.ask(lambda _: (pubsub.get_message(timeout=seconds),), proves=False)
-        if rang is None:
-            self.close()
-            return False
-        self._swallow_more()
-        return rang[0] is not None
+            return None
+        self._count()
+        said = self._heard(seconds)
+        more = said is not None and self._swallow_more()
+        return None if said is None or more or not self._is_alone else doorbells.foretold_in(said)
 
     def close(self) -> None:
         """Drop the subscription; the next ``wait`` opens one."""
-        if self._pubsub is not None:
-            self._pubsub.close()
-            self._pubsub = None
+        if self._client is not None:
+            self._client.close()
+        self._client = self._pubsub = None
 
-    def _swallow_more(self) -> None:
-        """Many submits are one reason to look. Bounded, because more may come all the time."""
+    def _subscribed(self, _: redis.Redis) -> Any:
+        self._client = cache.waiting_client(conf.get().cache_timeout_seconds)
+        return cache.subscribed(self._client, status.wake_channel())
+
+    def _heard(self, seconds: float) -> bytes | None:
+        """The next wake-up within ``seconds``, if one comes."""
         pubsub = self._pubsub
-        for _ in range(MOST_SWALLOWED):
-            if cache.ask(lambda _: pubsub.get_message(timeout=0), proves=False) is None:
-                break
+        heard = cache.ask(lambda _: (pubsub.get_message(timeout=seconds),), proves=False)
+        if heard is None:
+            self.close()
+        if heard is None or heard[0] is None:
+            return None
+        said: bytes = heard[0]["data"]
+        return said
 
+    def _swallow_more(self) -> bool:
+        """Whether there were more. Many submits are one reason to look. Bounded, because more may
+        come all the time."""
+        for count in range(MOST_SWALLOWED):
+            if self._pubsub is None or self._heard(0) is None:
+                return count > 0
+        return True
 
-def _subscribed(_: redis.Redis) -> Any:
-    settings = conf.get()
-    client = cache.waiting_client(settings.cache_timeout_seconds)
-    return cache.subscribed(client, status.wake_channel())
+    def _count(self) -> None:
+        """Whether this is the only relay, asked now and then, and not while a job waits for it."""
+        if time.monotonic() - self._counted_at < COUNT_SECONDS:
+            return
+        self._counted_at = time.monotonic()
+        counts = cache.ask(lambda r: r.pubsub_numsub(status.wake_channel()), proves=False)
+        self._is_alone = counts is not None and [count for _, count in counts] == [1]

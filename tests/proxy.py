@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from types import TracebackType
 from typing import Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 Direction = Literal["up", "down"]  #: towards the server, towards the client
 BOTH: tuple[Direction, ...] = ("up", "down")
@@ -252,6 +253,12 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self.port = listen_port
         self.bytes_passed = self.connections_made = self.commits_lost = 0
+
+    def url(self, given: str) -> str:
+        """``given``, but through this proxy."""
+        parts = urlsplit(given)
+        user = parts.netloc.rpartition("@")[0]
+        return parts._replace(netloc=f"{user}@127.0.0.1:{self.port}").geturl()
 
     def __enter__(self) -> Self:
         self._thread.start()

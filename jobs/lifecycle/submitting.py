@@ -94,7 +94,7 @@ class _Wish:
     @cached_property
     def hoped(self) -> tuple[list[Born], list[Accepted]]:
         """What to tell and to answer if all of them become jobs, as they mostly do."""
-        born = [Born(row.id, row.owner_id, row.handler, row.shape.queue) for row in self.rows]
+        born = [_born(row) for row in self.rows]
         return born, [Accepted(row.id, JobState.PENDING, 1, created=True) for row in self.rows]
 
     def _check(self) -> None:
@@ -103,6 +103,12 @@ class _Wish:
             for submissions in self._unchecked:
                 self._checker.check(submissions)
             self._checker.require_right()
+
+
+def _born(row: Wanted) -> Born:
+    shape = row.shape
+    is_due = shape.due_at is None and not shape.delay_seconds
+    return Born(row.id, shape.owner_id, shape.handler, shape.queue, is_due)
 
 
 def _parted(submissions: Sequence[Submission]) -> list[Sequence[Submission]]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import vega_datasets  # type: ignore[import-untyped]  # ships no types
 from pytest_django import DjangoDbBlocker
 
+from interlock.celery import app
+from jobs.relay import Relay
 from tests.inside import inside
+from tests.proxy import Proxy
 from tests.services import Services, template
 from tests.stack import Stack
 from tests.stage import Stage, note
@@ -69,3 +73,18 @@ def quiet(migrated: str, tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> 
     """A stack without any process, and this process a part of it."""
     with Stack(Services.given(), migrated, tmp_path) as stack, inside(stack, django_db_blocker):
         yield stack
+
+
+@pytest.fixture
+def relay(quiet: Stack) -> Iterator[Relay]:
+    """A relay in this process, on a stack without any other."""
+    relay = Relay(app)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def broker_proxy() -> Iterator[Proxy]:
+    url = urlsplit(Services.given().broker_url)
+    with Proxy(url.hostname or "", url.port or 5672) as proxy:
+        yield proxy

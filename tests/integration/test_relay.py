@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -52,14 +52,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     return clock
-
-
-@pytest.fixture
-def relay(quiet: Stack) -> Iterator[Relay]:
-    """A relay in this process, on a stack without any other."""
-    relay = Relay(app)
-    yield relay
-    relay.close()
 
 
 def test_a_batch_is_published_and_settled(relay: Relay, quiet: Stack) -> None:
@@ -137,37 +129,24 @@ def test_refusals_are_bounded_and_keep_no_other_queue_waiting(
         channel.queue_delete(other)
 
 
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    url = urlsplit(Services.given().broker_url)
-    with Proxy(url.hostname or "", url.port or 5672) as proxy:
-        yield proxy
-
-
-def _through(proxy: Proxy, url: str) -> str:
-    given = urlsplit(url)
-    user = given.netloc.rpartition("@")[0]
-    return given._replace(netloc=f"{user}@127.0.0.1:{proxy.port}").geturl()
-
-
 def test_a_confirm_that_does_not_come_is_not_taken_for_one(
     quiet: Stack,
-    proxy: Proxy,
+    broker_proxy: Proxy,
     jobs_settings: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The rows stay, the wait is bounded, and the late confirm settles nothing."""
     jobs_settings(publish_timeout_seconds=1.0)
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.broker_url))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
     _submit(1)
     assert relay.run_once() == 1
-    proxy.blackhole("down")
+    broker_proxy.blackhole("down")
     _submit(3)
     with pytest.raises(BrokerTrouble, match="3 messages unconfirmed in time"):
         relay.run_once()
     assert _waiting() == [(1, None)] * 3
-    proxy.heal(keep_held=False)
+    broker_proxy.heal(keep_held=False)
     # One first, to see; then the others.
     assert [relay.run_once() for _ in range(3)] == [1, 2, 0]
     assert _waiting() == []
@@ -204,21 +183,21 @@ def test_two_relays_share_the_rows(quiet: Stack, jobs_settings: Callable[..., No
 
 def test_trouble_that_lasts_sends_one_message_at_a_time(
     quiet: Stack,
-    proxy: Proxy,
+    broker_proxy: Proxy,
     jobs_settings: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broker that blocks takes everything from the wire when its alarm is over."""
     jobs_settings(publish_timeout_seconds=0.5)
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.broker_url))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
     _submit(30)
     with monkeypatch.context() as patch:
-        patch.setattr(Publisher, "open", _fall_silent_after(proxy, Publisher.open))
+        patch.setattr(Publisher, "open", _fall_silent_after(broker_proxy, Publisher.open))
         for _ in range(4):
             with pytest.raises(BrokerTrouble, match="unconfirmed in time"):
                 relay.run_once()
-    proxy.heal(keep_held=False)
+    broker_proxy.heal(keep_held=False)
     assert sorted(tries for tries, _ in _waiting()) == [1] * 29 + [4]
     assert [relay.run_once() for _ in range(3)] == [1, 29, 0]
     assert quiet.messages() == 30 + 3 + 30
@@ -226,30 +205,30 @@ def test_trouble_that_lasts_sends_one_message_at_a_time(
 
 
 def test_nothing_is_taken_before_the_broker_is_there(
-    quiet: Stack, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    quiet: Stack, broker_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage costs the tables nothing."""
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.broker_url))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
     _submit(3)
-    proxy.cut()
+    broker_proxy.cut()
     for _ in range(5):
         with pytest.raises(BrokerTrouble):
             relay.run_once()
     assert _waiting() == [(0, None)] * 3
-    proxy.heal()
+    broker_proxy.heal()
     assert relay.run_once() == 3
     relay.close()
 
 
 def test_a_broker_that_hung_up_meanwhile_is_noticed_before_anything_is_taken(
-    quiet: Stack, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    quiet: Stack, broker_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.broker_url))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
     _submit(1)
     assert relay.run_once() == 1
-    proxy.reset()
+    broker_proxy.reset()
     _submit(3)
     assert relay.run_once() == 3
     assert set(OutboxEntry.objects.values_list("tries", flat=True)) == {1}
@@ -258,24 +237,24 @@ def test_a_broker_that_hung_up_meanwhile_is_noticed_before_anything_is_taken(
 
 def test_every_wait_for_a_silent_broker_is_bounded(
     quiet: Stack,
-    proxy: Proxy,
+    broker_proxy: Proxy,
     jobs_settings: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also those inside the client that know no timeout: handshake, open a channel, declare."""
     jobs_settings(publish_timeout_seconds=0.5)
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.broker_url))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
     _submit(1)
-    proxy.blackhole("down")
+    broker_proxy.blackhole("down")
     with pytest.raises(BrokerTrouble):
         relay.run_once()
-    proxy.heal(keep_held=False)
+    broker_proxy.heal(keep_held=False)
     with monkeypatch.context() as patch:
-        patch.setattr(topology, "ensure", _fall_silent_before(proxy, topology.ensure))
+        patch.setattr(topology, "ensure", _fall_silent_before(broker_proxy, topology.ensure))
         with pytest.raises(BrokerTrouble):
             relay.run_once()
-    proxy.heal(keep_held=False)
+    broker_proxy.heal(keep_held=False)
     assert relay.run_once() == 1
     relay.close()
 
@@ -359,7 +338,7 @@ def test_redis_as_the_broker(quiet: Stack, monkeypatch: pytest.MonkeyPatch) -> N
         Proxy(url.hostname or "", url.port or 6379) as proxy,
         closing(quiet.services.redis()) as db,
     ):
-        monkeypatch.setenv("CELERY_BROKER_WRITE_URL", _through(proxy, quiet.services.cache_url))
+        monkeypatch.setenv("CELERY_BROKER_WRITE_URL", proxy.url(quiet.services.cache_url))
         relay = Relay(app)
         _submit(2)
         assert relay.run_once() == 2
@@ -375,24 +354,24 @@ def test_redis_as_the_broker(quiet: Stack, monkeypatch: pytest.MonkeyPatch) -> N
         db.delete(quiet.queue)
 
 
-def test_broker_down_for_a_while(migrated: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_broker_down_for_a_while(migrated: str, broker_proxy: Proxy, tmp_path: Path) -> None:
     """The relay survives it and says that it gets nowhere; all is rung when it is over."""
     given = Services.given()
-    here = replace(given, broker_url=_through(proxy, given.broker_url))
+    here = replace(given, broker_url=broker_proxy.url(given.broker_url))
     with Stack(
         here, migrated, tmp_path, publish_timeout_seconds=1.0, worker_stale_seconds=1.0
     ) as stack:
         _, relay = stack.start("api", "relay")
         first = stack.submit("noop")
         stack.wait_published(first)
-        proxy.cut()
+        broker_proxy.cut()
         ids = stack.submit("noop", count=20)
         _wait_failures(relay, 1)
         seen_at = _seen_at(stack, relay)
         _wait_failures(relay, 5)
         assert _seen_at(stack, relay) == seen_at, "a loop that only fails looks alive"
         assert not any(row["published_at"] for row in stack.outbox(*ids))
-        proxy.heal()
+        broker_proxy.heal()
         stack.wait_published(ids)
         until(lambda: _seen_at(stack, relay) > seen_at, 20, stack.tails)
         assert relay.alive

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.doorbells import TASK_NAME, decode, encode
-from jobs.values import Doorbell
+from jobs.doorbells import TASK_NAME, decode, encode, foretelling, foretold_in
+from jobs.values import Doorbell, Foretold
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -59,3 +59,17 @@ def test_anything_else_is_a_value_error(body: Any) -> None:
 def test_a_malformed_body_is_refused(body: Any) -> None:
     with pytest.raises(ValueError, match="doorbell"):
         decode(body)
+
+
+@given(foretold=st.builds(Foretold, st.uuids(), st.text(), st.text()))
+def test_what_is_foretold_survives_the_way_through_redis(foretold: Foretold) -> None:
+    assert foretold_in(foretelling(foretold)) == foretold
+
+
+@given(said=JSON.map(json.dumps) | st.binary() | st.none() | st.integers())
+def test_any_other_wake_up_foretells_nothing(said: Any) -> None:
+    assert foretold_in(said) is None
+
+
+def test_what_nests_too_deep_foretells_nothing() -> None:
+    assert foretold_in(b"[" * 100_000) is None

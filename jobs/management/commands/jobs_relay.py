@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand
 from jobs import conf
 from jobs.management.loop import Loop
 from jobs.relay import Relay
+from jobs.values import Foretold
 from jobs.wake import WakeUp
 
 
@@ -21,10 +22,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         relay, wake = Relay(app_or_default()), WakeUp()
         full = conf.get().relay_batch_size
+        heard: list[Foretold | None] = []
 
         def step() -> bool:
             began = time.monotonic()
-            published = relay.run_once()
+            published = relay.run_once(heard.pop() if heard else None)
             if 0 < published < full:
                 # What comes meanwhile shares statements, confirms, message and commits. The first
                 # job after a pause does not wait.
@@ -33,7 +35,7 @@ class Command(BaseCommand):
             return published >= full
 
         def rest() -> None:
-            wake.wait(conf.get().relay_poll_seconds)
+            heard[:] = [wake.wait(conf.get().relay_poll_seconds)]
 
         code = Loop("relay", step, rest).run()
         relay.close()

@@ -1,0 +1,92 @@
+"""What the relay hears: that there is something to publish, and which job if it comes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from jobs import lifecycle, status, wake
+from jobs.states import JobEvent
+from jobs.values import Foretold, Submission
+from jobs.wake import WakeUp
+from tests.verbs import HANDLER, claim, finish, submit
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_cache")]
+
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+def listener() -> Iterator[WakeUp]:
+    """It listens already, and knows of the others."""
+    wake_up = WakeUp()
+    assert wake_up.wait(0.01) is None
+    yield wake_up
+    wake_up.close()
+
+
+def test_a_lone_job_is_foretold(listener: WakeUp) -> None:
+    [job] = submit()
+    assert listener.wait(PATIENCE_SECONDS) == Foretold(job.id, HANDLER, "default")
+    assert listener.wait(0.01) is None
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        pytest.param([Submission(HANDLER)] * 2, id="several"),
+        pytest.param([Submission(HANDLER, delay_seconds=0.5)], id="not due"),
+    ],
+)
+def test_others_only_wake(listener: WakeUp, wishes: list[Submission]) -> None:
+    lifecycle.submit(wishes)
+    assert listener.wait(PATIENCE_SECONDS) is None
+    # The wake-up came, and was the only one.
+    assert listener._heard(0.01) is None
+    status.wake()
+    assert listener._heard(PATIENCE_SECONDS) == b"1"
+
+
+def test_a_job_that_waits_again_only_wakes(listener: WakeUp) -> None:
+    attempts = claim(submit())
+    assert listener.wait(PATIENCE_SECONDS) is not None
+    finish(attempts, JobEvent.RETRY)
+    assert listener._heard(PATIENCE_SECONDS) == b"1"
+
+
+def test_of_several_jobs_none_is_foretold(listener: WakeUp) -> None:
+    submit()
+    submit()
+    assert listener.wait(PATIENCE_SECONDS) is None
+    assert listener._heard(0.01) is None
+
+
+def test_one_of_several_relays_foretells_nothing(
+    listener: WakeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them would ring."""
+    other = WakeUp()
+    other.wait(0.01)
+    monkeypatch.setattr(wake, "COUNT_SECONDS", 0.0)
+    submit()
+    assert listener.wait(PATIENCE_SECONDS) is None
+    other.close()
+    while listener.wait(0.01) is None:
+        submit()
+
+
+def test_what_is_not_ours_only_wakes(listener: WakeUp, redis_cache: redis.Redis) -> None:
+    redis_cache.publish(status.wake_channel(), b'["x","y","z"]')
+    assert listener.wait(PATIENCE_SECONDS) is None
+
+
+def test_a_subscription_that_is_cut_is_opened_again(
+    listener: WakeUp, redis_cache: redis.Redis
+) -> None:
+    redis_cache.client_kill_filter(_type="pubsub")
+    assert listener.wait(PATIENCE_SECONDS) is None
+    assert listener.wait(0.01) is None
+    submit()
+    assert listener.wait(PATIENCE_SECONDS) is not None

@@ -1,0 +1,137 @@
+"""A job that comes alone is rung before its outbox row is taken, and settled like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import OperationalError
+
+from interlock.celery import app
+from jobs import lifecycle, topology
+from jobs import relay as relays
+from jobs.models import OutboxEntry
+from jobs.publisher import BrokerTrouble, Message
+from jobs.relay import Relay
+from jobs.values import Foretold, Submission
+from tests.marks import until
+from tests.proxy import Proxy
+from tests.stack import Stack
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
+
+
+def submitted(queue: str) -> Foretold:
+    [accepted] = lifecycle.submit([Submission("noop")])
+    return Foretold(accepted.job_id, "noop", queue)
+
+
+def waiting() -> list[tuple[int, object]]:
+    """Tries and holder of each row that is not published."""
+    return list(OutboxEntry.objects.filter(published_at=None).values_list("tries", "taken_until"))
+
+
+def test_it_is_rung_before_its_row_is_taken(
+    relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, there = relays.take, []
+
+    def taking(*args: Any) -> Any:
+        until(lambda: quiet.messages() == 1, 20)
+        there.append(waiting())
+        return take(*args)
+
+    monkeypatch.setattr(relays, "take", taking)
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert (there, waiting(), quiet.messages()) == ([[(0, None)]], [], 1)
+
+
+def test_others_that_wait_go_with_it(relay: Relay, quiet: Stack) -> None:
+    foretold = submitted(quiet.queue)
+    lifecycle.submit([Submission("noop")] * 3)
+    assert relay.run_once(foretold) == 4
+    assert (waiting(), quiet.messages(), relay.run_once()) == ([], 4, 0)
+
+
+def test_without_a_row_there_is_nothing_to_settle(relay: Relay, quiet: Stack) -> None:
+    """Somebody else took it, or somebody made the wake-up up."""
+    assert relay.run_once(Foretold(uuid4(), "noop", quiet.queue)) == 0
+    assert quiet.messages() == 1
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert (waiting(), quiet.messages()) == ([], 2)
+
+
+def test_an_unknown_queue_is_left_alone(relay: Relay, quiet: Stack) -> None:
+    assert relay.run_once(submitted("elsewhere")) == 1
+    assert (waiting(), quiet.messages()) == ([], 1)
+
+
+def test_a_take_that_fails_leaves_no_confirm_behind(
+    relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its late confirm must not be taken for that of another message."""
+    foretold = submitted(quiet.queue)
+
+    def away(*_: object) -> Any:
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relays, "take", away)
+        with pytest.raises(OperationalError):
+            relay.run_once(foretold)
+    lifecycle.submit([Submission("noop")])
+    assert relay.run_once() == 2
+    assert waiting() == []
+    # Rung once more: a doorbell too many harms nobody.
+    assert quiet.messages() == 3
+
+
+def test_a_full_queue_gets_its_row_back(
+    relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with quiet.services.channel() as channel:
+        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
+    monkeypatch.setattr(topology, "declare", lambda _: [])
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    refused = submitted(quiet.queue)
+    assert relay.run_once(refused) == 0
+    assert (waiting(), quiet.messages()) == ([(1, None)], 1)
+    # The queue is left alone now, by foretold jobs too.
+    quiet.purge()
+    assert relay.run_once(refused) == 0
+    assert (waiting(), quiet.messages()) == ([(1, None)], 0)
+
+
+def test_after_trouble_nothing_is_rung_ahead(
+    quiet: Stack,
+    broker_proxy: Proxy,
+    jobs_settings: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker that blocks keeps what it was sent: one row at a time then, and no more."""
+    jobs_settings(publish_timeout_seconds=1.0)
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
+    relay = Relay(app)
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    broker_proxy.blackhole("down")
+    foretold = submitted(quiet.queue)
+    with pytest.raises(BrokerTrouble, match="1 messages unconfirmed in time"):
+        relay.run_once(foretold)
+    assert waiting() == [(1, None)]
+    broker_proxy.heal(keep_held=False)
+    sent: list[Message] = []
+    begin = relay._publisher.begin
+
+    def noting(message: Message) -> bool:
+        sent.append(message)
+        return begin(message)
+
+    monkeypatch.setattr(relay._publisher, "begin", noting)
+    assert relay.run_once(foretold) == 1
+    assert (sent, waiting()) == ([], [])
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert len(sent) == 1
+    relay.close()
