@@ -16,7 +16,7 @@ from django.db import connection
 
 from jobs import conf, connections, transactions
 from jobs.pace import Paces
-from jobs.publisher import Message, Publisher, Refused, Taken
+from jobs.publisher import BrokerTrouble, Message, Publisher, Refused, Taken
 from jobs.values import Doorbell, Foretold
 
 log = logging.getLogger("jobs.relay")
@@ -93,9 +93,7 @@ class Relay:
         published: list[int] = []
         trouble = True
         try:
-            left = [row for row in rows if early is None or row.bell != early.bell]
-            seconds = self._paces.seconds({row.handler for row in left})
-            self._publisher.publish(grouped(left, seconds), published)
+            self._publish(rows, early, published)
             trouble = False
         except Refused as refusal:
             trouble = False
@@ -103,9 +101,6 @@ class Relay:
             self._pause(refusal, rows, published)
         finally:
             self._doubtful = trouble
-            if early is not None and early.id in published:
-                published.remove(early.id)
-                published += [row.id for row in rows if row.bell == early.bell]
             self._owed = (published, [row.id for row in rows])
             self._settle()
         if len(published) == len(rows):
@@ -129,7 +124,11 @@ class Relay:
             return None
         row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
         [message] = grouped([row], self._paces.seconds({handler}))
-        return row if self._publisher.begin(message) else None
+        try:
+            return row if self._publisher.begin(message) else None
+        except BrokerTrouble:
+            self._doubtful = True
+            raise
 
     def _take_beside(self, early: Taken | None) -> list[Taken]:
         try:
@@ -139,6 +138,17 @@ class Relay:
                 # Nobody will wait for its confirm.
                 self._publisher.close()
             raise
+
+    def _publish(self, rows: Sequence[Taken], early: Taken | None, published: list[int]) -> None:
+        """Publish these rows, but the one that was sent early, and wait for all of them."""
+        left = [row for row in rows if early is None or row.bell != early.bell]
+        seconds = self._paces.seconds({row.handler for row in left})
+        try:
+            self._publisher.publish(grouped(left, seconds), published)
+        finally:
+            if early is not None and early.id in published:
+                published.remove(early.id)
+                published += [row.id for row in rows if row.bell == early.bell]
 
     def _take(self) -> list[Taken]:
         """Take rows. Those of a queue that is left alone are read past, all of them if there are no

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -88,3 +89,26 @@ def broker_proxy() -> Iterator[Proxy]:
     url = urlsplit(Services.given().broker_url)
     with Proxy(url.hostname or "", url.port or 5672) as proxy:
         yield proxy
+
+
+class Clock:
+    """The relay's monotonic clock, ahead of the real one by as much as a test wants."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return _monotonic() + self._ahead
+
+    def forward(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+_monotonic = time.monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock

@@ -13,9 +13,10 @@ from interlock.celery import app
 from jobs import lifecycle, topology
 from jobs import relay as relays
 from jobs.models import OutboxEntry
-from jobs.publisher import BrokerTrouble, Message
+from jobs.publisher import BrokerTrouble, Message, Publisher
 from jobs.relay import Relay
 from jobs.values import Foretold, Submission
+from tests.integration.conftest import Clock
 from tests.marks import until
 from tests.proxy import Proxy
 from tests.stack import Stack
@@ -135,3 +136,39 @@ def test_after_trouble_nothing_is_rung_ahead(
     assert relay.run_once(submitted(quiet.queue)) == 1
     assert len(sent) == 1
     relay.close()
+
+
+def test_trouble_while_it_is_sent_is_trouble(
+    relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    foretold = submitted(quiet.queue)
+    lifecycle.submit([Submission("noop")] * 3)
+
+    def unsent(*_: object) -> str:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_send", unsent)
+        with pytest.raises(BrokerTrouble):
+            relay.run_once(foretold)
+    # Nothing was taken. One first, to see; then the others.
+    assert waiting() == [(0, None)] * 4
+    assert [relay.run_once() for _ in range(3)] == [1, 3, 0]
+
+
+def test_an_early_one_counts_for_its_queue(
+    relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """A queue that refuses, but took something, is left alone no longer than before."""
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with quiet.services.channel() as channel:
+        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
+    monkeypatch.setattr(topology, "declare", lambda _: [])
+    for _ in range(3):
+        foretold = submitted(quiet.queue)
+        lifecycle.submit([Submission("noop")])
+        assert relay.run_once(foretold) == 1
+        assert quiet.purge() == 1
+        assert relay.run_once() == 0
+        clock.forward(relays.FIRST_PAUSE_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +21,7 @@ from jobs.models import OutboxEntry
 from jobs.publisher import BrokerTrouble, Publisher
 from jobs.relay import Relay
 from jobs.values import Submission
+from tests.integration.conftest import Clock
 from tests.marks import until
 from tests.proxy import Proxy
 from tests.services import Services
@@ -29,29 +29,6 @@ from tests.stack import Process, Stack
 from tests.verbs import lost_answer
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
-
-
-class Clock:
-    """The relay's monotonic clock, ahead of the real one by as much as a test wants."""
-
-    def __init__(self) -> None:
-        self._ahead = 0.0
-
-    def __call__(self) -> float:
-        return _monotonic() + self._ahead
-
-    def forward(self, seconds: float) -> None:
-        self._ahead += seconds
-
-
-_monotonic = time.monotonic
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
 
 
 def test_a_batch_is_published_and_settled(relay: Relay, quiet: Stack) -> None:
