@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 import redis
 
-from jobs import lifecycle, status, wake
+from jobs import cache, conf, lifecycle, status, wake
+from jobs.doorbells import foretold_in
 from jobs.states import JobEvent
 from jobs.values import Foretold, Submission
 from jobs.wake import WakeUp
@@ -90,3 +94,27 @@ def test_a_subscription_that_is_cut_is_opened_again(
     assert listener.wait(0.01) is None
     submit()
     assert listener.wait(PATIENCE_SECONDS) is not None
+
+
+def test_who_may_not_count_relays_foretells_nothing(
+    redis_cache: redis.Redis, jobs_settings: Callable[..., None]
+) -> None:
+    """With rules of an earlier release, which are no outage of Redis."""
+    name = f"wake-{uuid4().hex}"
+    rules = ["on", ">secret", "~*", "&*", "+@all", "-pubsub"]
+    administer: Any = redis_cache.execute_command
+    administer("ACL", "SETUSER", name, *rules)
+    url = urlsplit(conf.get().cache_url)
+    jobs_settings(
+        cache_url=url._replace(netloc=f"{name}:secret@{url.hostname}:{url.port}").geturl(),
+        cache_timeout_seconds=5.0,
+    )
+    listener = WakeUp()
+    assert listener.wait(0.01) is None
+    assert not cache.breaker.is_open()
+    submit()
+    assert listener.wait(PATIENCE_SECONDS) is None
+    submit()
+    assert foretold_in(listener._heard(PATIENCE_SECONDS)) is not None
+    listener.close()
+    administer("ACL", "DELUSER", name)

@@ -139,6 +139,7 @@ def test_redis_allows_what_the_platform_does(cache_client: redis.Redis) -> None:
     with cache_client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's gap
         subscription.subscribe("jobs:wake")
         assert cache_client.publish("jobs:wake", b"1") == 1
+        assert cache_client.pubsub_numsub("jobs:wake") == [(b"jobs:wake", 1)]
 
 
 @pytest.mark.parametrize(
