@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from uuid import UUID
 
 from celery import Celery
 from django.db import connection
@@ -71,6 +72,8 @@ class Relay:
         self._pauses = Pauses()
         self._doubtful = False
         self._rests_until = float("-inf")
+        #: The jobs of the last rows. The wake-ups of some come when they are rung already.
+        self._taken_last: set[UUID] = set()
         self._owed: tuple[list[int], list[int]] = ([], [])
 
     def run_once(self, foretold: Foretold | None = None) -> int:
@@ -120,6 +123,8 @@ class Relay:
         if foretold is None or self._doubtful:
             return None
         job_id, handler, queue = foretold
+        if job_id in self._taken_last:
+            return None
         if queue not in conf.get().queues or queue in self._pauses.present():
             return None
         row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
@@ -132,12 +137,15 @@ class Relay:
 
     def _take_beside(self, early: Taken | None) -> list[Taken]:
         try:
-            return self._take()
+            rows = self._take()
         except BaseException:
             if early is not None:
                 # Nobody will wait for its confirm.
                 self._publisher.close()
             raise
+        if rows:
+            self._taken_last = {row.bell.job_id for row in rows}
+        return rows
 
     def _publish(self, rows: Sequence[Taken], early: Taken | None, published: list[int]) -> None:
         """Publish these rows, but the one that was sent early, and wait for all of them."""

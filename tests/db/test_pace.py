@@ -51,7 +51,7 @@ def test_nobody_writes_or_reads_more_than_once_a_second(
         mine.tell()
         assert redis_cache.hgetall(key(redis_cache)) == {b"x": b"1.0"}
         assert theirs.seconds() == {"x": 1.0}
-    now += pace.SECONDS
+    now += 1.01 * pace.SECONDS
     mine.tell()
     assert theirs.seconds() == {"x": 1.2}
     assert 0 < redis_cache.ttl(key(redis_cache)) <= pace.LIFE_SECONDS
@@ -67,11 +67,11 @@ def test_a_handler_of_unknown_pace_is_looked_for_again_soon(
     mine.note("new", 0.1)
     mine.tell()
     assert theirs.seconds({"new"}) == {}
-    now += pace.UNKNOWN_SECONDS
+    now += 1.01 * pace.UNKNOWN_SECONDS
     assert theirs.seconds() == {}
     assert theirs.seconds({"new"}) == {"new": 0.1}
     redis_cache.hset(key(redis_cache), "new", b"0.2")
-    now += pace.UNKNOWN_SECONDS
+    now += 1.01 * pace.UNKNOWN_SECONDS
     assert theirs.seconds({"new"}) == {"new": 0.1}
 
 

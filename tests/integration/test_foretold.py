@@ -64,6 +64,14 @@ def test_without_a_row_there_is_nothing_to_settle(relay: Relay, quiet: Stack) ->
     assert (waiting(), quiet.messages()) == ([], 2)
 
 
+def test_what_was_rung_meanwhile_is_not_rung_again(relay: Relay, quiet: Stack) -> None:
+    """Its wake-up waited while the relay was busy with the row itself."""
+    foretold = submitted(quiet.queue)
+    assert relay.run_once() == 1
+    assert relay.run_once(foretold) == 0
+    assert quiet.messages() == 1
+
+
 def test_an_unknown_queue_is_left_alone(relay: Relay, quiet: Stack) -> None:
     assert relay.run_once(submitted("elsewhere")) == 1
     assert (waiting(), quiet.messages()) == ([], 1)
@@ -97,13 +105,12 @@ def test_a_full_queue_gets_its_row_back(
         channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
     monkeypatch.setattr(topology, "declare", lambda _: [])
     assert relay.run_once(submitted(quiet.queue)) == 1
-    refused = submitted(quiet.queue)
-    assert relay.run_once(refused) == 0
+    assert relay.run_once(submitted(quiet.queue)) == 0
     assert (waiting(), quiet.messages()) == ([(1, None)], 1)
     # The queue is left alone now, by foretold jobs too.
     quiet.purge()
-    assert relay.run_once(refused) == 0
-    assert (waiting(), quiet.messages()) == ([(1, None)], 0)
+    assert relay.run_once(submitted(quiet.queue)) == 0
+    assert (waiting(), quiet.messages()) == ([(1, None), (0, None)], 0)
 
 
 def test_after_trouble_nothing_is_rung_ahead(
