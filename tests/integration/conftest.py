@@ -12,6 +12,8 @@ import vega_datasets  # type: ignore[import-untyped]  # ships no types
 from pytest_django import DjangoDbBlocker
 
 from interlock.celery import app
+from jobs import topology
+from jobs.models import OutboxEntry
 from jobs.relay import Relay
 from tests.inside import inside
 from tests.proxy import Proxy
@@ -112,3 +114,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     return clock
+
+
+def waiting() -> list[tuple[int, object]]:
+    """Tries and holder of each outbox row that is not published."""
+    return list(OutboxEntry.objects.filter(published_at=None).values_list("tries", "taken_until"))
+
+
+def declare_small(quiet: Stack, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The queue takes no more than this, and the relay does not mind."""
+    full = {"x-max-length": most, "x-overflow": "reject-publish"}
+    with quiet.services.channel() as channel:
+        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
+    monkeypatch.setattr(topology, "declare", lambda _: [])

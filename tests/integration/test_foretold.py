@@ -10,13 +10,12 @@ import pytest
 from django.db import OperationalError
 
 from interlock.celery import app
-from jobs import lifecycle, topology
+from jobs import lifecycle
 from jobs import relay as relays
-from jobs.models import OutboxEntry
 from jobs.publisher import BrokerTrouble, Message, Publisher
 from jobs.relay import Relay
 from jobs.values import Foretold, Submission
-from tests.integration.conftest import Clock
+from tests.integration.conftest import Clock, declare_small, waiting
 from tests.marks import until
 from tests.proxy import Proxy
 from tests.stack import Stack
@@ -27,11 +26,6 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 def submitted(queue: str) -> Foretold:
     [accepted] = lifecycle.submit([Submission("noop")])
     return Foretold(accepted.job_id, "noop", queue)
-
-
-def waiting() -> list[tuple[int, object]]:
-    """Tries and holder of each row that is not published."""
-    return list(OutboxEntry.objects.filter(published_at=None).values_list("tries", "taken_until"))
 
 
 def test_it_is_rung_before_its_row_is_taken(
@@ -100,10 +94,7 @@ def test_a_take_that_fails_leaves_no_confirm_behind(
 def test_a_full_queue_gets_its_row_back(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    with quiet.services.channel() as channel:
-        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
-    monkeypatch.setattr(topology, "declare", lambda _: [])
+    declare_small(quiet, monkeypatch, 1)
     assert relay.run_once(submitted(quiet.queue)) == 1
     assert relay.run_once(submitted(quiet.queue)) == 0
     assert (waiting(), quiet.messages()) == ([(1, None)], 1)
@@ -168,10 +159,7 @@ def test_an_early_one_counts_for_its_queue(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     """A queue that refuses, but took something, is left alone no longer than before."""
-    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    with quiet.services.channel() as channel:
-        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
-    monkeypatch.setattr(topology, "declare", lambda _: [])
+    declare_small(quiet, monkeypatch, 1)
     for _ in range(3):
         foretold = submitted(quiet.queue)
         lifecycle.submit([Submission("noop")])

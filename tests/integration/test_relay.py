@@ -21,7 +21,7 @@ from jobs.models import OutboxEntry
 from jobs.publisher import BrokerTrouble, Publisher
 from jobs.relay import Relay
 from jobs.values import Submission
-from tests.integration.conftest import Clock
+from tests.integration.conftest import Clock, declare_small, waiting
 from tests.marks import until
 from tests.proxy import Proxy
 from tests.services import Services
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 def test_a_batch_is_published_and_settled(relay: Relay, quiet: Stack) -> None:
     _submit(10)
     assert relay.run_once() == 10
-    assert _waiting() == []
+    assert waiting() == []
     assert quiet.messages() == 10
     assert relay.run_once() == 0
 
@@ -51,10 +51,10 @@ def test_unroutable_rows_stay(
         _submit(3)
         for tries in (1, 2):
             assert relay.run_once() == 0
-            assert _waiting() == [(tries, None)] * 3
+            assert waiting() == [(tries, None)] * 3
             clock.forward(5)
     assert relay.run_once() == 3
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_a_deleted_queue_is_declared_anew(relay: Relay, quiet: Stack, clock: Clock) -> None:
@@ -65,22 +65,22 @@ def test_a_deleted_queue_is_declared_anew(relay: Relay, quiet: Stack, clock: Clo
     assert relay.run_once() == 0
     clock.forward(5)
     assert relay.run_once() == 3
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_refused_rows_stay(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     """A full queue says no by ``basic.nack``, for the very messages that it did not take."""
-    _declare_small(quiet, monkeypatch, 2)
+    declare_small(quiet, monkeypatch, 2)
     _submit(5)
     assert relay.run_once() == 2
-    assert (_waiting(), quiet.messages()) == ([(1, None)] * 3, 2)
+    assert (waiting(), quiet.messages()) == ([(1, None)] * 3, 2)
     assert quiet.purge() == 2
     assert relay.run_once() == 0
     clock.forward(5)
     assert relay.run_once() == 2
-    assert (_waiting(), quiet.messages()) == ([(2, None)], 2)
+    assert (waiting(), quiet.messages()) == ([(2, None)], 2)
 
 
 def test_refusals_are_bounded_and_keep_no_other_queue_waiting(
@@ -89,7 +89,7 @@ def test_refusals_are_bounded_and_keep_no_other_queue_waiting(
     """Even with more refused rows than a batch holds, all of them more urgent."""
     other = f"{quiet.queue}.other"
     settings.JOBS = {**settings.JOBS, "relay_batch_size": 5, "queues": [quiet.queue, other]}
-    _declare_small(quiet, monkeypatch, 1)
+    declare_small(quiet, monkeypatch, 1)
     with quiet.services.channel() as channel:
         channel.queue_declare(other, durable=True, auto_delete=False)
     _submit(20, priority=9)
@@ -99,7 +99,7 @@ def test_refusals_are_bounded_and_keep_no_other_queue_waiting(
         published += relay.run_once()
         clock.forward(0.25)
     assert published == 1 + 7
-    tries = [tries for tries, _ in _waiting()]
+    tries = [tries for tries, _ in waiting()]
     assert len(tries) == 19
     assert 60 / 3 <= sum(tries) / 5 <= 60 / 3 + 5
     with quiet.services.channel() as channel:
@@ -122,11 +122,11 @@ def test_a_confirm_that_does_not_come_is_not_taken_for_one(
     _submit(3)
     with pytest.raises(BrokerTrouble, match="3 messages unconfirmed in time"):
         relay.run_once()
-    assert _waiting() == [(1, None)] * 3
+    assert waiting() == [(1, None)] * 3
     broker_proxy.heal(keep_held=False)
     # One first, to see; then the others.
     assert [relay.run_once() for _ in range(3)] == [1, 2, 0]
-    assert _waiting() == []
+    assert waiting() == []
     # All three arrived, and were rung again: a doorbell too many harms nobody.
     assert quiet.messages() == 7
     relay.close()
@@ -153,7 +153,7 @@ def test_two_relays_share_the_rows(quiet: Stack, jobs_settings: Callable[..., No
         thread.join(60)
     assert sum(taken) == 200
     assert min(taken) > 0
-    assert _waiting() == []
+    assert waiting() == []
     assert set(OutboxEntry.objects.values_list("tries", flat=True)) == {1}
     assert quiet.messages() == 200
 
@@ -175,7 +175,7 @@ def test_trouble_that_lasts_sends_one_message_at_a_time(
             with pytest.raises(BrokerTrouble, match="unconfirmed in time"):
                 relay.run_once()
     broker_proxy.heal(keep_held=False)
-    assert sorted(tries for tries, _ in _waiting()) == [1] * 29 + [4]
+    assert sorted(tries for tries, _ in waiting()) == [1] * 29 + [4]
     assert [relay.run_once() for _ in range(3)] == [1, 29, 0]
     assert quiet.messages() == 30 + 3 + 30
     relay.close()
@@ -192,7 +192,7 @@ def test_nothing_is_taken_before_the_broker_is_there(
     for _ in range(5):
         with pytest.raises(BrokerTrouble):
             relay.run_once()
-    assert _waiting() == [(0, None)] * 3
+    assert waiting() == [(0, None)] * 3
     broker_proxy.heal()
     assert relay.run_once() == 3
     relay.close()
@@ -242,7 +242,7 @@ def test_a_database_that_has_hung_up_meanwhile_costs_no_turn(relay: Relay, quiet
         cursor.execute("SELECT pg_backend_pid()")
         quiet.sql("SELECT pg_terminate_backend(%(pid)s)", {"pid": cursor.fetchone()[0]})
     assert relay.run_once() == 3
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_a_database_that_hangs_up_between_publish_and_settle(
@@ -259,7 +259,7 @@ def test_a_database_that_hangs_up_between_publish_and_settle(
 
     monkeypatch.setattr(Publisher, "publish", then_cut)
     assert relay.run_once() == 3
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_what_could_not_be_settled_is_owed(
@@ -276,16 +276,16 @@ def test_what_could_not_be_settled_is_owed(
         for _ in range(3):
             with pytest.raises(OperationalError):
                 relay.run_once()
-    assert [tries for tries, _ in _waiting()] == [1] * 3
+    assert [tries for tries, _ in waiting()] == [1] * 3
     assert relay.run_once() == 0
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_a_settle_whose_answer_was_lost(relay: Relay, quiet: Stack) -> None:
     _submit(3)
     with lost_answer(single=False):
         assert relay.run_once() == 3
-    assert (_waiting(), quiet.messages(), relay.run_once()) == ([], 3, 0)
+    assert (waiting(), quiet.messages(), relay.run_once()) == ([], 3, 0)
 
 
 def test_a_take_whose_answer_was_lost(
@@ -304,8 +304,8 @@ def test_a_take_whose_answer_was_lost(
         patch.setattr(relays, "take", deaf)
         with pytest.raises(OperationalError):
             relay.run_once()
-    until(relay.run_once, 20, lambda: f"never taken again: {_waiting()}")
-    assert (_waiting(), quiet.messages()) == ([], 3)
+    until(relay.run_once, 20, lambda: f"never taken again: {waiting()}")
+    assert (waiting(), quiet.messages()) == ([], 3)
 
 
 def test_redis_as_the_broker(quiet: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def test_redis_as_the_broker(quiet: Stack, monkeypatch: pytest.MonkeyPatch) -> N
                 relay.run_once()
         proxy.heal()
         assert [relay.run_once() for _ in range(3)] == [1, 2, 0]
-        assert (_waiting(), db.llen(quiet.queue)) == ([], 5)
+        assert (waiting(), db.llen(quiet.queue)) == ([], 5)
         relay.close()
         db.delete(quiet.queue)
 
@@ -370,14 +370,6 @@ def _submit(count: int, **fields: Any) -> None:
     lifecycle.submit([Submission("noop", **fields) for _ in range(count)])
 
 
-def _declare_small(quiet: Stack, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """The queue takes no more than this, and the relay does not mind."""
-    full = {"x-max-length": most, "x-overflow": "reject-publish"}
-    with quiet.services.channel() as channel:
-        channel.queue_declare(quiet.queue, durable=True, auto_delete=False, arguments=full)
-    monkeypatch.setattr(topology, "declare", lambda _: [])
-
-
 def _fall_silent_before(proxy: Proxy, inner: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         proxy.blackhole("down")
@@ -396,8 +388,3 @@ def _fall_silent_after(proxy: Proxy, inner: Callable[..., Any]) -> Callable[...,
         return answer
 
     return call
-
-
-def _waiting() -> list[tuple[int, object]]:
-    """Tries and holder of each row that is not published."""
-    return list(OutboxEntry.objects.filter(published_at=None).values_list("tries", "taken_until"))
