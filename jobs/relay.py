@@ -28,8 +28,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
 #: less work than this a message of its own costs its worker more than waiting costs the job.
 LEAST_MESSAGES = 4
 LEAST_SECONDS = 0.005
-
-
 #: Stands for the id of a row that is not taken yet; the database gives none.
 _NOT_TAKEN = 0
 

@@ -205,7 +205,7 @@ def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) ->
     alike: dict[Shape, list[Wanted]] = {}
     others: list[Wanted] = []
     for row in rows:
-        if again or row.is_keyed:
+        if again or is_keyed(row):
             others.append(row)
         else:
             alike.setdefault(row.shape, []).append(row)

@@ -48,11 +48,6 @@ class Wanted:
     def handler(self) -> str:
         return self.shape.handler
 
-    @property
-    def is_keyed(self) -> bool:
-        """Whether another job may answer instead."""
-        return is_keyed(self)
-
     def as_json(self) -> str:
         """A row of ``jobs_submit_v1``."""
         rest = {
