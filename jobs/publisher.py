@@ -31,7 +31,7 @@ log = logging.getLogger("jobs.relay")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An outbox row in this relay's hands."""
+    """A doorbell in this relay's hands, and the outbox row that it is from."""
 
     id: int
     bell: Doorbell
@@ -41,7 +41,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes out as one broker message: rows of one queue."""
+    """What goes out as one broker message: doorbells of one queue."""
 
     queue: str
     rows: tuple[Taken, ...]
@@ -93,8 +93,8 @@ class Publisher:
             self._begun.sent(self._send(producer, message), message)
         return True
 
-    def publish(self, messages: Sequence[Message], published: list[int]) -> None:
-        """Publish all; appends each confirmed row id to ``published``. Raises BrokerTrouble.
+    def publish(self, messages: Sequence[Message], published: list[Taken]) -> None:
+        """Publish all; appends each confirmed doorbell to ``published``. Raises BrokerTrouble.
 
         Needs ``open``. After any trouble the connection is closed, so that the next one declares
         the queues anew.
@@ -107,7 +107,7 @@ class Publisher:
             else:
                 for message in messages:
                     self._send(self._producer, message)
-                    published.extend(row.id for row in message.rows)
+                    published.extend(message.rows)
 
     def close(self) -> None:
         """Drop the connection without waiting for the broker."""
@@ -168,7 +168,7 @@ class Publisher:
         return hasattr(producer.channel, "confirm_select")
 
     def _publish_confirmed(
-        self, producer: Producer, messages: Sequence[Message], published: list[int]
+        self, producer: Producer, messages: Sequence[Message], published: list[Taken]
     ) -> None:
         window, self._begun = self._begun or _Window(producer.channel), None
         try:
@@ -227,7 +227,7 @@ class _Window:
         self.open_tags: dict[int, Message] = {}
         self._returned: set[str] = set()
         self._task_ids: dict[int, str] = {}
-        self.confirmed: list[int] = []
+        self.confirmed: list[Taken] = []
         self.refused: Counter[str] = Counter()
         for name, callback in self._callbacks().items():
             channel.events[name].add(callback)
@@ -259,7 +259,7 @@ class _Window:
             if self._task_ids[tag] in self._returned:
                 self.refused[message.queue] += 1
             else:
-                self.confirmed.extend(row.id for row in message.rows)
+                self.confirmed.extend(message.rows)
 
     def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - amqp calls it so
         self.refused.update(m.queue for _, m in self._closed(delivery_tag, multiple=multiple))

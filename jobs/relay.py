@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from celery import Celery
@@ -72,16 +72,16 @@ class Relay:
         self._rests_until = float("-inf")
         #: The jobs of the last rows. The wake-ups of some come when they are rung already.
         self._taken_last: set[UUID] = set()
-        self._owed: tuple[list[int], list[int]] = ([], [])
+        self._owed: tuple[list[Taken], list[Taken]] = ([], [])
 
     def run_once(self, foretold: Foretold | None = None) -> int:
-        """Publish one batch; returns how many rows were published. Raises BrokerTrouble.
+        """Publish one batch; returns how many doorbells were published. Raises BrokerTrouble.
 
         ``foretold``: a job whose doorbell the outbox is said to have. It is rung before anything is
         taken, if nothing speaks against it. Were there no such job, a worker would find none.
 
-        Takes nothing before the broker is there, and after trouble one row first: a broker that
-        blocks during an alarm keeps what it was sent, and would deliver every try in the end.
+        Takes nothing before the broker is there, and after trouble one message first: a broker
+        that blocks during an alarm keeps what it was sent, and would deliver every try in the end.
         """
         # Whether the connection lives is found out by the take, which then repeats itself.
         connections.refresh()
@@ -91,7 +91,7 @@ class Relay:
         rows = self._take_beside(early)
         if not rows and early is None:
             return 0
-        published: list[int] = []
+        published: list[Taken] = []
         trouble = True
         try:
             self._publish(rows, early, published)
@@ -99,10 +99,10 @@ class Relay:
         except Refused as refusal:
             trouble = False
             log.warning("%s", refusal)
-            self._pause(refusal, rows, published)
+            self._pause(refusal, published)
         finally:
             self._doubtful = trouble
-            self._owed = (published, [row.id for row in rows])
+            self._owed = (published, rows)
             self._settle()
         if len(published) == len(rows):
             for queue in {row.queue for row in rows}:
@@ -145,16 +145,16 @@ class Relay:
             self._taken_last = {row.bell.job_id for row in rows}
         return rows
 
-    def _publish(self, rows: Sequence[Taken], early: Taken | None, published: list[int]) -> None:
+    def _publish(self, rows: Sequence[Taken], early: Taken | None, published: list[Taken]) -> None:
         """Publish these rows, but the one that was sent early, and wait for all of them."""
         left = [row for row in rows if early is None or row.bell != early.bell]
-        seconds = self._paces.seconds({row.handler for row in left})
+        messages = grouped(left, self._paces.seconds({row.handler for row in left}))
         try:
-            self._publisher.publish(grouped(left, seconds), published)
+            self._publisher.publish(messages[:1] if self._doubtful else messages, published)
         finally:
-            if early is not None and early.id in published:
-                published.remove(early.id)
-                published += [row.id for row in rows if row.bell == early.bell]
+            if early is not None and early in published:
+                published.remove(early)
+                published += [row for row in rows if row.bell == early.bell]
 
     def _take(self) -> list[Taken]:
         """Take rows. Those of a queue that is left alone are read past, all of them if there are no
@@ -168,9 +168,8 @@ class Relay:
             self._rests_until = self._pauses.next_end()
         return rows
 
-    def _pause(self, refusal: Refused, rows: Sequence[Taken], published: Collection[int]) -> None:
-        done = set(published)
-        took = {row.queue for row in rows if row.id in done}
+    def _pause(self, refusal: Refused, published: Iterable[Taken]) -> None:
+        took = {row.queue for row in published}
         for queue in refusal.queues:
             self._pauses.add(queue, took_some=queue in took)
 
@@ -182,20 +181,25 @@ class Relay:
 
 
 def take(limit: int, without: Sequence[str] = ()) -> list[Taken]:
-    """Take up to ``limit`` due rows for ``relay_take_seconds``, most urgent first, of all queues
-    but those ``without``."""
+    """Take due rows for ``relay_take_seconds``, most urgent first, of all queues but those
+    ``without``, until they ring for ``limit`` jobs; the last may ring for a hundred."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT * FROM jobs_take_v1(%s, %s, %s)",
+            "SELECT * FROM jobs_take_v2(%s, %s, %s)",
             [limit, conf.get().relay_take_seconds, list(without)],
         )
         rows = cursor.fetchall()
-    rows.sort(key=lambda row: (-row[5], row[7]))
-    return [Taken(row[0], Doorbell(row[1], row[2]), row[3], row[4]) for row in rows]
+    rows.sort(key=lambda row: (-row[5], row[6]))
+    return [
+        Taken(row_id, Doorbell(job_id, version), queue, handler)
+        for row_id, first, version, queue, handler, _, _, others in rows
+        for job_id in (first, *(others or ()))
+    ]
 
 
 def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message]:
-    """The messages that carry these rows, in their order; ``seconds`` is each handler's mean run.
+    """The messages that carry these doorbells, in their order; those of a row stand together.
+    ``seconds`` is each handler's mean run.
 
     Those of one handler share messages of at most ``group_seconds`` of work each, and always
     several of them, for several workers, except for what is done in a moment. A job of an unknown
@@ -222,17 +226,23 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
     return sorted(messages, key=lambda message: place[message.rows[0].id])
 
 
-def settle(published: Sequence[int], taken: Sequence[int]) -> None:
+def settle(published: Sequence[Taken], taken: Sequence[Taken]) -> None:
     """Mark what the broker confirmed, and give back the rest at once.
 
     A published row keeps ``taken_until``: it tells the reconciler when publishing began.
     Repeated whole on a lost connection. If all that fails, the rows are rung again once
     ``relay_take_seconds`` are over.
     """
-    given_back = sorted(set(taken) - set(published))
+    left = set(taken).difference(published) if len(published) < len(taken) else ()
+    given_back = {row.id for row in left}
+    whole = {row.id for row in taken} - given_back
+    rung = [str(row.bell.job_id) for row in published if row.id in given_back]
 
     def work() -> None:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT jobs_settle_v1(%s, %s)", [list(published), given_back])
+            cursor.execute(
+                "SELECT jobs_settle_v2(%s, %s, %s::uuid[])",
+                [sorted(whole), sorted(given_back), rung],
+            )
 
     transactions.run(work, single=True)

@@ -132,6 +132,7 @@ def drain(*, skip_delays: bool = True, most: int = 1000) -> list[Settled]:
 
 def make_due(job_ids: Collection[UUID]) -> int:
     """Let the time of these waiting jobs come now; returns how many there were."""
+    from django.db import connection
     from django.db.models.functions import Now
 
     from jobs.models import Job, OutboxEntry
@@ -139,6 +140,8 @@ def make_due(job_ids: Collection[UUID]) -> int:
 
     later = Job.objects.filter(id__in=job_ids, state=JobState.PENDING, due_at__gt=Now())
     ids = list(later.values_list("id", flat=True))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT jobs_unshare_v1(%s::uuid[])", [[str(job_id) for job_id in ids]])
     OutboxEntry.objects.filter(job_id__in=ids, published_at=None).update(due_at=Now())
     # Asked once more: with workers about, a job may have ended since, and then never changes.
     waiting = Job.objects.filter(id__in=ids, state=JobState.PENDING)

@@ -47,6 +47,13 @@ def waiting(**fields: Any) -> Job:
     return job
 
 
+def sharing() -> Job:
+    """PENDING, and neither the first nor the only one that its published row rings for."""
+    [_, job, _] = submit(3)
+    publish()
+    return job
+
+
 def running(**fields: Any) -> Job:
     """RUNNING under a live lease."""
     [job] = submit(1, **fields)
@@ -242,7 +249,8 @@ def _seals(job_id: UUID) -> Iterable[str]:
 
 
 #: Finished jobs, as the verbs would have left them: three entries, one published doorbell, and an
-#: idempotency key for every second job.
+#: idempotency key for every second job. Every second hundred was accepted together, and shares an
+#: outbox row.
 LOAD = """
 CREATE TEMPORARY TABLE made ON COMMIT DROP AS
 SELECT id, token, at, txid, first, second, jobs_audit_hash(
@@ -259,7 +267,8 @@ FROM (
             '', id, 1, NULL, 'PENDING', 'submit', 'system', '', '', 0, NULL, NULL, at, txid
         ) AS first
         FROM (
-            SELECT gen_random_uuid() AS token, now() - n * interval '1 ms' AS at, n + 1000 AS txid,
+            SELECT gen_random_uuid() AS token, now() - n * interval '1 ms' AS at,
+                1000 + CASE WHEN n / 100 %% 2 = 0 THEN n / 100 * 100 ELSE n END AS txid,
                 (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3)
                     || '8' || substr(md5(n::text), 4, 15))::uuid AS id, n
             FROM generate_series(%(begin)s::bigint, %(end)s::bigint) AS n
@@ -294,7 +303,18 @@ SELECT id, 3, 'RUNNING', 'COMPLETED', 'succeed', 'worker', 'host:17/42', '', 1, 
 INSERT INTO jobs_outboxentry (
     job_id, job_version, handler, queue, priority, due_at, created_at, published_at, tries, rearms
 )
-SELECT id, 1, 'make-invoice', 'default', 0, at, at, at + interval '10 ms', 1, 0 FROM made
+SELECT id, 1, 'make-invoice', 'default', 0, at, at, at + interval '10 ms', 1, 0
+FROM made WHERE n / 100 %% 2 = 1;
+INSERT INTO jobs_outboxentry (
+    job_id, job_version, others, txid, handler, queue, priority, due_at, created_at, published_at,
+    tries, rearms
+)
+SELECT ids[1], 1, nullif(ids[2:], '{}'), txid, 'make-invoice', 'default', 0, due, came,
+    due + interval '10 ms', 1, 0
+FROM (
+    SELECT txid, array_agg(id ORDER BY id) AS ids, max(at) AS due, min(at) AS came
+    FROM made WHERE n / 100 %% 2 = 0 GROUP BY txid
+) AS together
 """
 
 

@@ -110,12 +110,12 @@ def finishes_without_a_token() -> None:
 
 @mutant
 def waits_for_no_confirm() -> None:
-    from jobs.publisher import Publisher
+    from jobs.publisher import Publisher, Taken
 
-    def hasty(self: Any, producer: Any, messages: Any, published: list[int]) -> None:
+    def hasty(self: Any, producer: Any, messages: Any, published: list[Taken]) -> None:
         for message in messages:
             self._send(producer, message)
-            published.extend(row.id for row in message.rows)
+            published.extend(message.rows)
 
     _replace(Publisher, "_publish_confirmed", hasty)
 

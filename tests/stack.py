@@ -414,8 +414,13 @@ class Stack:
         return [entry["event"] for entry in self.audit(job_id)]
 
     def outbox(self, *ids: UUID) -> list[dict[str, Any]]:
+        """The doorbells of these jobs, also of those that share an outbox row."""
         return self._rows(
-            "SELECT * FROM jobs_outboxentry WHERE job_id = ANY(%(ids)s::uuid[]) ORDER BY id", ids
+            "SELECT member AS job_id, job_version, handler, queue, priority, due_at, created_at,"
+            " taken_until, published_at, tries, rearms FROM jobs_outboxentry"
+            " CROSS JOIN LATERAL unnest(job_id || others) AS member"
+            " WHERE member = ANY(%(ids)s::uuid[]) ORDER BY id, member",
+            ids,
         )
 
     def owner_id(self) -> int:

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from jobs import events, lifecycle, status
-from jobs.models import AuditEntry, Job
+from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.querysets import read_views
 from jobs.states import ActorKind, JobEvent, JobState
 from jobs.values import Actor, Attempt, Doorbell, Outcome, Progress, StatusView, Submission
@@ -49,6 +49,20 @@ def submit(count: int = 1, *, handler: str = HANDLER, **fields: Any) -> list[Job
     accepted = lifecycle.submit([Submission(handler, **fields) for _ in range(count)])
     rows = Job.objects.in_bulk([one.job_id for one in accepted])
     return [rows[one.job_id] for one in accepted]
+
+
+def singly(count: int, **fields: Any) -> list[Job]:
+    """Submit jobs each on its own, so that each has an outbox row of its own."""
+    return [submit(**fields)[0] for _ in range(count)]
+
+
+def doorbells() -> list[Doorbell]:
+    """For whom and which version the outbox rows ring, in no order."""
+    return [
+        Doorbell(job_id, row.job_version)
+        for row in OutboxEntry.objects.all()
+        for job_id in row.job_ids
+    ]
 
 
 def watched(count: int = 1) -> list[Job]:

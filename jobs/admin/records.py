@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from jobs import display
@@ -44,8 +45,8 @@ class OutboxEntryAdmin(ReadOnlyAdmin):
     list_filter = (WaitingFilter,)
     lookups = frozenset({"waiting"})
     fields = readonly_fields = (
-        "job", "job_version", "handler", "queue", "priority", "status", "due_at", "created_at",
-        "taken_until", "published_at", "tries", "rearms",
+        "job", "job_version", "also", "handler", "queue", "priority", "status", "due_at",
+        "created_at", "taken_until", "published_at", "tries", "rearms",
     )  # fmt: skip
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Any]:
@@ -57,7 +58,15 @@ class OutboxEntryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Job")
     def job(self, entry: OutboxEntry) -> SafeString:
-        return display.job_link(entry.job_id)
+        link = display.job_link(entry.job_id)
+        if not entry.others:
+            return link
+        return format_html("{} and {} more", link, len(entry.others))
+
+    @admin.display(description="Also for")
+    def also(self, entry: OutboxEntry) -> SafeString | str:
+        links = ((display.job_link(job_id),) for job_id in entry.others or ())
+        return format_html_join(" ", "{}", links) or "–"
 
     @admin.display(description="Status")
     def status(self, entry: OutboxEntry) -> SafeString:

@@ -200,8 +200,17 @@ class Reconciler:
             {"id": str(one.job_id), "version": one.version, "rearms": one.rearms or 0}
             for one, _ in chosen
         ]
-        parameters = {"rows": json.dumps(rows), "ids": [row["id"] for row in rows]}
-        armed = {job_id for (job_id,) in transactions.run(lambda: _rows("rearm", parameters))}
+        parameters: dict[str, Any] = {
+            "rows": json.dumps(rows),
+            "ids": [row["id"] for row in rows],
+        }
+
+        def work() -> list[Any]:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT jobs_unshare_v1(%(ids)s::uuid[])", parameters)
+            return _rows("rearm", parameters)
+
+        armed = {job_id for (job_id,) in transactions.run(work)}
         for one, in_doubt in chosen:
             if one.job_id in armed:
                 ring = Ring(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -44,15 +45,21 @@ class AuditEntry(models.Model):
 
 
 class OutboxEntry(models.Model):
-    """One decision that a job needs a worker, written by the trigger that wrote its audit entry.
+    """One decision that jobs need a worker, written by the trigger that wrote their audit entries.
 
     ``due_at`` is when the relay may ring; a delayed job is a row whose time has not come. At most
     one row exists per (job, version), so a second ring is the same row armed again and counted.
+    Jobs that were accepted together, to be rung for alike, share a row until one of them is told
+    apart (ADR 0026); ``jobs_doorbell_v1`` in the database finds the row of a job.
     """
 
     id = models.BigAutoField(primary_key=True)
     job_id = models.UUIDField()
     job_version = models.IntegerField()
+    #: Jobs, at most 99, that the row rings for too; None where there are none.
+    others = ArrayField(models.UUIDField(), null=True)
+    #: That of the others' first audit entries, by which the row is found.
+    txid = models.BigIntegerField(null=True)
     handler = models.CharField(max_length=200)
     queue = models.CharField(max_length=100)
     priority = models.SmallIntegerField()
@@ -75,10 +82,20 @@ class OutboxEntry(models.Model):
                 fields=["priority", "due_at"],
                 condition=Q(published_at__isnull=True),
             ),
+            models.Index(
+                name="jobs_outbox_shared",
+                fields=["txid", "job_id"],
+                condition=Q(others__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.job_id} v{self.job_version}"
+
+    @property
+    def job_ids(self) -> list[uuid.UUID]:
+        """All the jobs that the row rings for."""
+        return [self.job_id, *(self.others or ())]
 
 
 class IdempotencyKey(models.Model):

@@ -5,7 +5,8 @@ DELETE FROM jobs_outboxentry WHERE id IN (
     WHERE o.published_at < clock_timestamp() - make_interval(secs => %(retention_seconds)s)
         AND NOT EXISTS (
             SELECT 1 FROM jobs_job AS j
-            WHERE j.id = o.job_id AND j.version = o.job_version AND j.state = 'PENDING'
+            WHERE j.id = ANY (o.job_id || coalesce(o.others, '{}'))
+                AND j.version = o.job_version AND j.state = 'PENDING'
         )
     ORDER BY o.id
     LIMIT %(limit)s

@@ -12,8 +12,6 @@ CROSS JOIN LATERAL (
         r.created_at, r.due_at, CASE WHEN r.rearms = 0 AND r.tries = 1
             THEN r.taken_until - make_interval(secs => %(take_seconds)s) END
     ) AS heard_after
-    FROM jobs_outboxentry AS r
-    WHERE r.job_id = j.id AND r.job_version = j.version - 1
-    LIMIT 1
+    FROM jobs_doorbell_v1(j.id, j.version - 1) AS r
 ) AS o
 GROUP BY j.queue, j.handler

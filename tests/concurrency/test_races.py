@@ -25,6 +25,7 @@ from tests.verbs import (
     history,
     lapse,
     rolled_back,
+    singly,
     statements,
     submit,
 )
@@ -292,7 +293,7 @@ def test_a_unique_key_whose_holder_ends_meanwhile_goes_to_the_next(
 
 
 def test_a_second_relay_takes_other_rows() -> None:
-    submit(10)
+    singly(10)
     with transaction.atomic():
         mine = relay.take(5)
         theirs = Rival(lambda: relay.take(5)).answer()
@@ -300,7 +301,7 @@ def test_a_second_relay_takes_other_rows() -> None:
 
 
 def test_four_relays_at_once_take_every_row_once() -> None:
-    submit(100)
+    singly(100)
 
     def relaying() -> list[int]:
         found: list[int] = []
@@ -318,11 +319,10 @@ def test_a_slow_transaction_with_a_lower_id_is_still_relayed() -> None:
         [slow] = submit()
         assert Rival(submit).answer()
         quick = Rival(lambda: relay.take(10)).answer()
-        published = [row.id for row in quick]
-        Rival(lambda: relay.settle(published, published)).answer()
-    assert len(published) == 1
+        Rival(lambda: relay.settle(quick, quick)).answer()
+    [published] = quick
     rows = {row.job_id: row.id for row in OutboxEntry.objects.all()}
-    assert rows[slow.id] < published[0]
+    assert rows[slow.id] < published.id
     assert [row.bell.job_id for row in relay.take(10)] == [slow.id]
 
 

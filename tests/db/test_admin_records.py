@@ -90,7 +90,7 @@ def test_workers_are_live_stale_or_stopped(root: Client, db: None) -> None:
 
 
 def test_the_outbox_shows_what_waits(job_factory: JobFactory, root: Client) -> None:
-    jobs = job_factory(count=3)
+    jobs = [job_factory()[0] for _ in range(3)]
     OutboxEntry.objects.filter(job_id=jobs[0].pk).update(published_at=timezone.now())
     OutboxEntry.objects.filter(job_id=jobs[1].pk).update(due_at=timezone.now() + timedelta(hours=1))
     outbox = "/admin/jobs/outboxentry/"

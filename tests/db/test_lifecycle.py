@@ -18,7 +18,18 @@ from jobs.errors import IllegalTransition
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.states import ActorKind, JobEvent, JobState, is_legal
 from jobs.values import Outcome
-from tests.verbs import USER, Facts, claim, entry, history, lapse, lost_answer, rolled_back, submit
+from tests.verbs import (
+    USER,
+    Facts,
+    claim,
+    doorbells,
+    entry,
+    history,
+    lapse,
+    lost_answer,
+    rolled_back,
+    submit,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -99,11 +110,7 @@ def check_invariants(job: Job) -> None:
     assert (last.to_state, last.attempt) == (job.state, job.attempt)
     assert (job.event, job.actor_kind, job.reason) == (last.event, last.actor_kind, last.reason)
     assert sum(e.to_state == JobState.COMPLETED for e in entries) <= 1
-    rung = list(
-        OutboxEntry.objects.filter(job_id=job.id)
-        .order_by("job_version")
-        .values_list("job_version", flat=True)
-    )
+    rung = sorted(bell.version for bell in doorbells() if bell.job_id == job.id)
     assert rung == [e.version for e in entries if e.to_state == JobState.PENDING]
 
 

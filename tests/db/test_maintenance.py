@@ -13,7 +13,7 @@ from jobs.maintenance import pruner
 from jobs.models import Job, OutboxEntry, Worker
 from jobs.states import JobEvent, JobState
 from tests.conftest import JobFactory
-from tests.verbs import USER, claim, finish, submit
+from tests.verbs import USER, claim, finish, singly, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def test_published_rows_of_jobs_that_moved_on_are_forgotten(
 
 def test_young_or_unpublished_rows_are_kept(jobs_settings: Callable[..., None]) -> None:
     jobs_settings(outbox_retention_seconds=100)
-    jobs = submit(2)
+    jobs = singly(2)
     lifecycle.cancel([job.id for job in jobs], actor=USER)
     published(age_seconds=50)
     assert pruner.run_once() == 0
@@ -59,7 +59,7 @@ def test_young_or_unpublished_rows_are_kept(jobs_settings: Callable[..., None]) 
 
 def test_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruner, "BATCH", 2)
-    jobs = submit(3)
+    jobs = singly(3)
     lifecycle.cancel([job.id for job in jobs], actor=USER)
     published(age_seconds=10**6)
     assert [pruner.run_once() for _ in range(3)] == [2, 1, 0]

@@ -14,7 +14,7 @@ from jobs.models import OutboxEntry
 from jobs.publisher import Taken
 from jobs.states import JobEvent
 from jobs.values import Doorbell
-from tests.verbs import HANDLER, claim, finish, statements, submit
+from tests.verbs import HANDLER, claim, finish, singly, statements, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +58,7 @@ def test_nothing_is_taken_twice_until_the_taker_is_given_up(
     jobs_settings: Callable[..., None],
 ) -> None:
     jobs_settings(relay_take_seconds=7)
-    submit(3)
+    singly(3)
     taken = relay.take(10)
     assert relay.take(10) == []
     with connection.cursor() as cursor:
@@ -73,21 +73,20 @@ def test_nothing_is_taken_twice_until_the_taker_is_given_up(
 
 
 def test_published_rows_are_done_and_the_rest_is_given_back_at_once() -> None:
-    submit(3)
-    taken = ids(relay.take(10))
+    singly(3)
+    taken = relay.take(10)
     relay.settle(taken[:1], taken)
     done = OutboxEntry.objects.exclude(published_at=None).get()
-    assert done.id == taken[0]
+    assert done.id == taken[0].id
     assert done.taken_until is not None, "tells when publishing began"
     assert OutboxEntry.objects.filter(taken_until=None).count() == 2
-    assert sorted(ids(relay.take(10))) == sorted(taken[1:])
+    assert sorted(ids(relay.take(10))) == sorted(ids(taken[1:]))
 
 
 def test_an_outage_costs_tries_and_nothing_else() -> None:
     submit()
     for _ in range(30):
-        taken = ids(relay.take(10))
-        relay.settle([], taken)
+        relay.settle([], relay.take(10))
     row = OutboxEntry.objects.get()
     assert (row.tries, row.published_at, row.taken_until) == (30, None, None)
 
@@ -107,12 +106,69 @@ def test_rows_of_a_queue_that_is_left_alone_are_passed_over(
 def test_the_number_of_statements_does_not_grow(count: int) -> None:
     submit(count)
     with statements() as found:
-        taken = ids(relay.take(200))
+        taken = relay.take(200)
     assert len(found) == 1
     assert len(taken) == count
     with statements() as found:
         relay.settle(taken, taken)
     assert len(found) == 1
+
+
+# ---------------------------------------------------------------------------------- shared rows
+
+
+def rows() -> list[tuple[int, bool, bool]]:
+    """For how many jobs each row rings, whether it is taken and whether it is published."""
+    return [
+        (len(row.job_ids), row.taken_until is not None, row.published_at is not None)
+        for row in OutboxEntry.objects.order_by("id")
+    ]
+
+
+def test_jobs_of_one_row_are_taken_and_settled_together() -> None:
+    jobs = submit(3)
+    taken = relay.take(10)
+    assert [row.bell for row in taken] == [Doorbell(job.id, 1) for job in jobs]
+    assert rows() == [(3, True, False)]
+    relay.settle(taken, taken)
+    assert rows() == [(3, True, True)]
+
+
+def test_rows_are_taken_until_they_ring_for_enough() -> None:
+    for size in (4, 3, 3, 2):
+        submit(size)
+    assert [len(relay.take(6)) for _ in range(3)] == [7, 5, 0]
+
+
+def test_the_published_jobs_of_a_row_part_from_those_that_are_given_back() -> None:
+    """Else a queue that takes little would be sent the same doorbells at every try."""
+    jobs = submit(5)
+    taken = relay.take(10)
+    before = OutboxEntry.objects.get()
+    relay.settle([taken[0], taken[3]], taken)
+    assert rows() == [(3, False, False), (1, True, True), (1, True, True)]
+    for row in OutboxEntry.objects.exclude(published_at=None):
+        assert (row.created_at, row.taken_until, row.tries) == (
+            before.created_at, before.taken_until, 1,
+        )  # fmt: skip
+    assert [row.bell.job_id for row in relay.take(10)] == [
+        jobs[1].id, jobs[2].id, jobs[4].id,
+    ]  # fmt: skip
+
+
+def test_a_row_that_nothing_was_published_of_is_given_back_whole() -> None:
+    submit(3)
+    relay.settle([], relay.take(10))
+    assert rows() == [(3, False, False)]
+
+
+def test_beside_a_row_that_is_published_in_part_others_are_settled_as_ever() -> None:
+    submit(2)
+    submit(2)
+    submit(2)
+    taken = relay.take(10)
+    relay.settle(taken[:3], taken)
+    assert rows() == [(2, True, True), (1, False, False), (2, False, False), (1, True, True)]
 
 
 # ------------------------------------------------------------------------------------ in messages
@@ -163,7 +219,7 @@ def test_jobs_of_an_unknown_pace_travel_alone() -> None:
 def test_a_job_that_has_run_before_travels_alone() -> None:
     """It may have taken its worker with it."""
     jobs = submit(20)
-    taken = ids(relay.take(100))
+    taken = relay.take(100)
     relay.settle(taken, taken)
     finish(claim(jobs), JobEvent.RETRY)
     assert sizes({HANDLER: 0.0001}) == [1] * 20
@@ -197,6 +253,7 @@ def test_the_relays_own_commits_wait_for_no_disk_and_no_others() -> None:
 
     jobs = submit(1)
     assert setting_after(lambda: relay.take(1)) == "off"
-    assert setting_after(lambda: relay.settle([1], [1])) == "off"
+    row = Taken(1, Doorbell(jobs[0].id, 1), "default", HANDLER)
+    assert setting_after(lambda: relay.settle([row], [row])) == "off"
     assert setting_after(lambda: submit(1)) == "on"
     assert setting_after(lambda: finish(claim(jobs), JobEvent.SUCCEED)) == "on"

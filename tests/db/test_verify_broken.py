@@ -28,6 +28,7 @@ COPY = (
     " actor_id, reason, attempt, token, at, txid, hash, lease_until FROM jobs_auditentry"
     " WHERE job_id = '{{id}}' AND version = {of}"
 )
+SHARED = "UPDATE jobs_outboxentry SET others = {} WHERE others IS NOT NULL"
 #: The row follows a forged entry: version 4 is the latest then.
 FOLLOW = "UPDATE jobs_job SET version = 4, state = '{}', {} WHERE id = '{{id}}'"
 
@@ -195,6 +196,15 @@ CASES = [
     Case("I9.silent", histories.waiting, ("DELETE FROM jobs_outboxentry",), 1),
     Case("I9.stray", histories.completed, (BELL.format("job_version = 2"),), 2),
     Case("I9.stray", histories.completed, (BELL.format("job_id = " + UNKNOWN),), 1),
+    Case("I9.silent", histories.sharing, (SHARED.format("array_remove(others, '{id}')"),), 1),
+    Case("I9.copies", histories.sharing, (SHARED.format("others || '{id}'::uuid"),), 1),
+    Case("I9.stray", histories.sharing, (SHARED.format("others || " + UNKNOWN + "::uuid"),), 1),
+    Case(
+        "I9.late",
+        histories.sharing,
+        ("UPDATE jobs_outboxentry SET created_at = now() + interval '1 s' WHERE others IS NOT NULL",),
+        1,
+    ),
     Case("I9.late", histories.waiting, (BELL.format("created_at = now() + interval '1 s'"),), 1),
     Case("I9.unrung", histories.completed, (BELL.format("published_at = NULL"),), 1,
          options=AT_REST),
@@ -258,6 +268,15 @@ def test_damage_is_found_where_it_is(case: Case) -> None:
     assert [line for line in lines if line.startswith(f"{named} ")], broken[invariant]
 
 
+def test_a_stray_that_shares_a_row_is_found_among_those_of_its_window_once() -> None:
+    job = histories.sharing()
+    stray = f"{str(job.id)[:-1]}{'0' if str(job.id)[-1] != '0' else '1'}"
+    damage(SHARED.format(f"others || '{stray}'::uuid"))
+    [finding] = verify().broken
+    assert (finding.id, finding.violations) == ("I9", 1)
+    assert finding.examples[0].startswith(f"{stray} v1 ")
+
+
 def test_every_rule_of_the_tables_is_broken_here() -> None:
     elsewhere = {
         rule for rule in RULES
@@ -269,7 +288,6 @@ def test_every_rule_of_the_tables_is_broken_here() -> None:
         "I9.silence",
         "I13.access",
         "I8.result",
-        "I9.copies",
         "I16.twice",
         "I16.answers",
     }

@@ -23,8 +23,10 @@ PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture
-def listener() -> Iterator[WakeUp]:
-    """It listens already, and knows of the others."""
+def listener(jobs_settings: Callable[..., None]) -> Iterator[WakeUp]:
+    """It listens already, and knows of the others. Of tests that run beside this one it hears
+    nothing: the databases of a Redis share their channels."""
+    jobs_settings(cache_prefix=f"wake-{uuid4().hex}")
     wake_up = WakeUp()
     assert wake_up.wait(0.01) is None
     yield wake_up

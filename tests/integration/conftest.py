@@ -117,8 +117,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def waiting() -> list[tuple[int, object]]:
-    """Tries and holder of each outbox row that is not published."""
-    return list(OutboxEntry.objects.filter(published_at=None).values_list("tries", "taken_until"))
+    """Tries and holder of each doorbell that is not published."""
+    rows = OutboxEntry.objects.filter(published_at=None)
+    return [(row.tries, row.taken_until) for row in rows for _ in row.job_ids]
 
 
 def declare_small(quiet: Stack, monkeypatch: pytest.MonkeyPatch, most: int) -> None:

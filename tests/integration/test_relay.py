@@ -92,7 +92,8 @@ def test_refusals_are_bounded_and_keep_no_other_queue_waiting(
     declare_small(quiet, monkeypatch, 1)
     with quiet.services.channel() as channel:
         channel.queue_declare(other, durable=True, auto_delete=False)
-    _submit(20, priority=9)
+    for _ in range(20):
+        _submit(1, priority=9)
     _submit(7, queue=other, priority=0)
     published = 0
     for _ in range(60 * 4):
@@ -134,7 +135,8 @@ def test_a_confirm_that_does_not_come_is_not_taken_for_one(
 
 def test_two_relays_share_the_rows(quiet: Stack, jobs_settings: Callable[..., None]) -> None:
     jobs_settings(relay_batch_size=7)
-    _submit(200)
+    for _ in range(40):
+        _submit(5)
     begin = threading.Barrier(2)
     taken = [0, 0]
 
@@ -175,7 +177,7 @@ def test_trouble_that_lasts_sends_one_message_at_a_time(
             with pytest.raises(BrokerTrouble, match="unconfirmed in time"):
                 relay.run_once()
     broker_proxy.heal(keep_held=False)
-    assert sorted(tries for tries, _ in waiting()) == [1] * 29 + [4]
+    assert waiting() == [(4, None)] * 30
     assert [relay.run_once() for _ in range(3)] == [1, 29, 0]
     assert quiet.messages() == 30 + 3 + 30
     relay.close()

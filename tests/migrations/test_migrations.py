@@ -256,6 +256,22 @@ def test_a_backfill_that_fails_leaves_the_triggers_on(scratch: BaseDatabaseWrapp
         execute(scratch, "DELETE FROM jobs_auditentry")
 
 
+def test_backwards_jobs_that_share_an_outbox_row_get_rows_of_their_own(
+    scratch: BaseDatabaseWrapper,
+) -> None:
+    migrate(scratch, latest())
+    seven = BIRTH.replace("VALUES (%s", "SELECT gen_random_uuid()").rstrip().removesuffix(")")
+    execute(scratch, f"{seven} FROM generate_series(1, 7)")
+    assert execute(scratch, "SELECT count(*) FROM jobs_outboxentry") == [(1,)]
+    migrate(scratch, "0006_verbs_v2")
+    each = (
+        "SELECT count(*), count(j.id) FROM jobs_outboxentry o LEFT JOIN jobs_job j ON j.id = job_id"
+    )
+    assert execute(scratch, each) == [(7, 7)]
+    migrate(scratch, latest())
+    assert execute(scratch, each) == [(7, 7)]
+
+
 def test_hot_tables_leave_room_for_updates_in_place(scratch: BaseDatabaseWrapper) -> None:
     migrate(scratch, latest())
     rows = execute(

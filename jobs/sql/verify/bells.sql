@@ -14,4 +14,9 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT job_id, job_version, published_at FROM jobs_outboxentry
     WHERE job_id = ANY(%(ids)s::uuid[])
+    UNION ALL
+    SELECT wanted.id, 1, bell.published_at
+    FROM unnest(%(ids)s::uuid[]) AS wanted(id)
+    CROSS JOIN LATERAL jobs_doorbell_v1(wanted.id, 1) AS bell
+    WHERE bell.job_id <> wanted.id
 ) AS o ON o.job_id = e.job_id

@@ -8,7 +8,7 @@
 -- A confirm may be noted long after it came, if the database was away. So a row was published into a
 -- silence only if the relay took it there as well; taken_until tells when, and stays after publishing.
 WITH entries AS MATERIALIZED (
-    SELECT job_id, version, to_state, at
+    SELECT job_id, version, to_state, at, txid
     FROM jobs_auditentry
     WHERE job_id BETWEEN %(low)s::uuid AND %(high)s::uuid
 ),
@@ -17,19 +17,40 @@ jobs AS MATERIALIZED (
     FROM jobs_job
     WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid
 ),
-bells AS MATERIALIZED (
-    SELECT job_id, job_version, due_at, created_at, published_at, rearms,
-        extract(epoch FROM coalesce(
-            taken_until - make_interval(secs => %(take_seconds)s), published_at
-        ))::float8 AS took_at,
-        count(*) OVER (PARTITION BY job_id, job_version) AS copies
+-- A shared row is here if its first job is, and may ring for jobs of other windows. The subquery keeps
+-- its condition on job_id from those who choose an index.
+here AS MATERIALIZED (
+    SELECT *, true AS is_here
     FROM jobs_outboxentry
+    WHERE job_id BETWEEN %(low)s::uuid AND %(high)s::uuid
+),
+elsewhere AS MATERIALIZED (
+    SELECT *, false AS is_here
+    FROM (
+        SELECT * FROM jobs_outboxentry
+        WHERE others IS NOT NULL AND txid = ANY (ARRAY(
+            SELECT DISTINCT txid FROM entries WHERE version = 1
+        ))
+        OFFSET 0
+    ) AS shared
+    WHERE job_id NOT BETWEEN %(low)s::uuid AND %(high)s::uuid
+),
+bells AS MATERIALIZED (
+    SELECT *, count(*) OVER (PARTITION BY job_id, job_version) AS copies
+    FROM (
+        SELECT unnest(job_id || others) AS job_id, job_version, due_at, created_at, published_at,
+            rearms, is_here,
+            extract(epoch FROM coalesce(
+                taken_until - make_interval(secs => %(take_seconds)s), published_at
+            ))::float8 AS took_at
+        FROM (SELECT * FROM here UNION ALL SELECT * FROM elsewhere) AS rung
+    ) AS each
     WHERE job_id BETWEEN %(low)s::uuid AND %(high)s::uuid
 ),
 judged AS (
     SELECT o.job_id, o.job_version AS version, array_remove(ARRAY[
         CASE WHEN o.copies > 1 THEN 'I9.copies' END,
-        CASE WHEN e.job_id IS NULL THEN 'I9.stray' END,
+        CASE WHEN o.is_here AND e.job_id IS NULL THEN 'I9.stray' END,
         CASE WHEN o.created_at > e.at THEN 'I9.late' END,
         CASE WHEN %(at_rest)s AND o.published_at IS NULL AND o.due_at <= now()
             THEN 'I9.unrung' END,
@@ -54,3 +75,10 @@ SELECT 'I9.silent', j.id, j.version
 FROM jobs AS j
 LEFT JOIN bells AS o ON o.job_id = j.id AND o.job_version = j.version
 WHERE j.state = 'PENDING' AND o.job_id IS NULL
+UNION ALL
+SELECT 'I9.stray', job_id, job_version
+FROM (SELECT unnest(others) AS job_id, job_version FROM here) AS other
+WHERE job_id NOT BETWEEN %(low)s::uuid AND %(high)s::uuid AND (
+    SELECT count(*) FROM jobs_auditentry AS e
+    WHERE e.job_id = other.job_id AND e.version = other.job_version AND e.to_state = 'PENDING'
+) = 0

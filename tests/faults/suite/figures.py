@@ -24,6 +24,12 @@ class Counted(Protocol):
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[Any]: ...
 
 
+#: One row for each doorbell, however many jobs share an outbox row.
+_DOORBELLS = """
+    (SELECT unnest(job_id || others) AS job_id, job_version, due_at, published_at, tries, rearms
+    FROM jobs_outboxentry) AS o
+"""
+
 #: Single numbers that the tables tell.
 _NUMBERS: dict[str, str] = {
     "jobs": "SELECT count(*) FROM jobs_job",
@@ -39,15 +45,15 @@ _NUMBERS: dict[str, str] = {
         SELECT count(*) FROM jobs_auditentry
         WHERE actor_kind = 'rescuer' AND event IN ('rescue', 'fail')
     """,
-    "relay_tries": "SELECT coalesce(sum(tries), 0) FROM jobs_outboxentry",
-    "doorbells_rung_again": "SELECT coalesce(sum(rearms), 0) FROM jobs_outboxentry",
+    "relay_tries": f"SELECT coalesce(sum(tries), 0) FROM {_DOORBELLS}",
+    "doorbells_rung_again": f"SELECT coalesce(sum(rearms), 0) FROM {_DOORBELLS}",
     # A row is armed again only after it was published, so each rearm was one confirmed ring.
-    "doorbells_confirmed": """
+    "doorbells_confirmed": f"""
         SELECT count(*) FILTER (WHERE published_at IS NOT NULL) + coalesce(sum(rearms), 0)
-        FROM jobs_outboxentry
+        FROM {_DOORBELLS}
     """,
-    "longest_wait_seconds": """
-        SELECT max(extract(epoch FROM c.at - o.due_at))::float FROM jobs_outboxentry AS o
+    "longest_wait_seconds": f"""
+        SELECT max(extract(epoch FROM c.at - o.due_at))::float FROM {_DOORBELLS}
         JOIN jobs_auditentry AS c ON c.job_id = o.job_id AND c.version = o.job_version + 1
             AND c.event = 'claim'
     """,

@@ -97,7 +97,7 @@ def _pass(point: str, answer: object = True) -> None:
 
 def _after_publishing(settle: Callable[..., None]) -> Callable[..., None]:
     @wraps(settle)
-    def outer(published: Sequence[int], *args: Any, **kwargs: Any) -> None:
+    def outer(published: Sequence[Any], *args: Any, **kwargs: Any) -> None:
         _pass("after_publish", published)
         settle(published, *args, **kwargs)
 
