@@ -29,6 +29,7 @@ COPY = (
     " WHERE job_id = '{{id}}' AND version = {of}"
 )
 SHARED = "UPDATE jobs_outboxentry SET others = {} WHERE others IS NOT NULL"
+SHARED_LATE = SHARED.replace("others = {}", "created_at = now() + interval '1 s'")
 #: The row follows a forged entry: version 4 is the latest then.
 FOLLOW = "UPDATE jobs_job SET version = 4, state = '{}', {} WHERE id = '{{id}}'"
 
@@ -202,7 +203,7 @@ CASES = [
     Case(
         "I9.late",
         histories.sharing,
-        ("UPDATE jobs_outboxentry SET created_at = now() + interval '1 s' WHERE others IS NOT NULL",),
+        (SHARED_LATE,),
         1,
     ),
     Case("I9.late", histories.waiting, (BELL.format("created_at = now() + interval '1 s'"),), 1),
