@@ -25,7 +25,7 @@ _FREE_SHARE = 0.1
 _RETRY_AFTER_SECONDS = 10
 _MOST_OWNERS = 10_000
 
-#: An index-only scan of ``jobs_job_owner_pending`` that ends at the limit.
+#: An index-only scan of ``jobs_job_owned_pending`` that ends at the limit.
 _COUNT = """
 SELECT count(*) FROM (
     SELECT FROM jobs_job WHERE owner_id = %(owner)s AND state = 'PENDING' LIMIT %(most)s

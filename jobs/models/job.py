@@ -148,11 +148,14 @@ class Job(ConcurrentTransitionMixin, models.Model):
             ),
         ]
         indexes = [
-            models.Index(name="jobs_job_owner", fields=["owner", "-id"]),
+            # Nobody asks by index for the jobs of no owner, the system's.
             models.Index(
-                name="jobs_job_owner_pending",
+                name="jobs_job_owned", fields=["owner", "-id"], condition=Q(owner__isnull=False)
+            ),
+            models.Index(
+                name="jobs_job_owned_pending",
                 fields=["owner"],
-                condition=Q(state=JobState.PENDING),
+                condition=Q(owner__isnull=False, state=JobState.PENDING),
             ),
             models.Index(
                 name="jobs_job_pending",

@@ -276,6 +276,6 @@ def test_the_count_reads_no_more_than_its_index(
         parameters = {"owner": owner.pk, "most": 100}
         cursor.execute(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {quota._COUNT}", parameters)
         plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert "jobs_job_owner_pending" in plan
+    assert "jobs_job_owned_pending" in plan
     assert "Seq Scan" not in plan
     assert "rows=100" in plan

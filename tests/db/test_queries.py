@@ -262,7 +262,7 @@ def test_an_owners_list_goes_by_its_index(user_factory: UserFactory) -> None:
     user = user_factory()
     submit(5, owner_id=user.pk)
     found = queryset_plan(Job.objects.owned_by(user.pk).light().order_by("-id")[:50])
-    assert "jobs_job_owner" in found.indexes
+    assert "jobs_job_owned" in found.indexes
     assert found.rows_read("jobs_job") <= 5
 
 
