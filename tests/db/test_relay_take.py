@@ -240,6 +240,14 @@ def test_the_most_urgent_comes_first() -> None:
     assert first.rows[0].bell.job_id == urgent.id
 
 
+@pytest.mark.parametrize(
+    ("published", "seconds"),
+    [(0, 0), (1, 0.02), (7, 0.02), (8, 0.05), (499, 0.05), (500, 0), (570, 0)],
+)
+def test_a_round_lasts_longer_where_more_can_share_the_next(published: int, seconds: float) -> None:
+    assert relay.round_seconds(published) == pytest.approx(seconds)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_the_relays_own_commits_wait_for_no_disk_and_no_others() -> None:
     """What a crash undoes of them is rung twice; what an answer rests on must not be undone."""

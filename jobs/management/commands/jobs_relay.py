@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from jobs import conf
 from jobs.management.loop import Loop
-from jobs.relay import Relay
+from jobs.relay import Relay, round_seconds
 from jobs.values import Foretold
 from jobs.wake import WakeUp
 
@@ -27,11 +27,7 @@ class Command(BaseCommand):
         def step() -> bool:
             began = time.monotonic()
             published = relay.run_once(heard.pop() if heard else None)
-            if 0 < published < full:
-                # What comes meanwhile shares statements, confirms, message and commits. The first
-                # job after a pause does not wait.
-                ends = began + conf.get().relay_round_seconds
-                time.sleep(max(0.0, ends - time.monotonic()))
+            time.sleep(max(0.0, began + round_seconds(published) - time.monotonic()))
             return published >= full
 
         def rest() -> None:
