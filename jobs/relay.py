@@ -28,8 +28,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
 #: less work than this a message of its own costs its worker more than waiting costs the job.
 LEAST_MESSAGES = 4
 LEAST_SECONDS = 0.005
-#: A round that rang for so many jobs takes longer by this factor. At such a rate they keep everybody
-#: busy, and the more of them share the fewer of them wait for a processor.
+#: A round that rang for so many jobs takes longer by this factor. At such a rate they keep all
+#: processors busy, and the more of them share the less each of them waits.
 CROWD = 8
 CROWDED_FACTOR = 2.5
 #: Stands for the id of a row that is not taken yet; the database gives none.
@@ -233,8 +233,8 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
 def round_seconds(published: int) -> float:
     """How long a round takes at least that published so many; what comes meanwhile shares the next.
 
-    No time at all if it found nothing, so that the first job after a pause does not wait, or as much
-    as it may take at once, so that a backlog does not.
+    No time at all if it found nothing, so that the first job after a pause does not wait, or as
+    much as it may take at once, so that a backlog does not.
     """
     settings = conf.get()
     if not 0 < published < settings.relay_batch_size:
