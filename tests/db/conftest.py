@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -105,3 +106,9 @@ def private_redis(socket_path: Path) -> Iterator[PrivateRedis]:
     process.send_signal(signal.SIGCONT)
     process.kill()
     process.wait()
+
+
+def cut(server: redis.Redis, connection: Any) -> None:
+    """Close this connection from the server's side, and none of the tests that run beside this."""
+    host, port = connection._sock.getsockname()[:2]
+    assert server.client_kill_filter(addr=f"{host}:{port}") == 1

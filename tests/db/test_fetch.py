@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from jobs import cache
-from tests.db.conftest import PrivateRedis
+from tests.db.conftest import PrivateRedis, cut
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_each_thread_has_its_own_connection() -> None:
 
 def test_a_connection_that_the_server_has_closed_is_replaced(stored: redis.Redis) -> None:
     assert cache.fetch(["a"]) == [b"1"]
-    stored.client_kill_filter(_type="normal", skipme=True)
+    cut(stored, cache._line._connection)
     assert cache.fetch(["a"]) == [b"1"]
     assert cache.breaker.failed_at == float("-inf")
 
@@ -162,7 +162,7 @@ def test_who_tells_does_not_wait_for_a_frozen_redis_and_notices_it_in_the_end(
 
 def test_a_connection_that_was_closed_meanwhile_owes_no_answers(stored: redis.Redis) -> None:
     assert cache.fetch(["a"]) == [b"1"]
-    stored.client_kill_filter(_type="normal", skipme=True)
+    cut(stored, cache._line._connection)
     cache.tell([("PING",)])
     assert cache._line._unwanted == 1
     assert cache.fetch(["b"]) == [b"2"]
