@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from jobs import events, status
-from jobs.announcing import Announcer
+from jobs import conf, events, status
+from jobs.announcing import Announcer, Ringer
 from jobs.states import JobEvent, JobState
 from jobs.values import Born, Foretold, StatusView
 
@@ -23,7 +23,7 @@ def keep_status(fact: events.Fact) -> None:
     """Carry every committed change to the reader's copy, and wake the relay where one is needed."""
     if isinstance(fact, events.Submitted):
         # No copy: the first reader, if one ever comes, makes it for less than each submit would.
-        status.wake(_foretold(fact.jobs))
+        _ringer.ring(fact.jobs)
     elif isinstance(fact, events.Transitioned) and fact.event is JobEvent.CLAIM:
         _announcer.add(fact.views)
     elif isinstance(fact, events.Transitioned):
@@ -35,17 +35,27 @@ def keep_status(fact: events.Fact) -> None:
 
 
 def _foretold(jobs: Sequence[Born]) -> Foretold | None:
-    if len(jobs) > 1 or not jobs[0].is_due:
+    if len(jobs) != 1 or not jobs[0].is_due:
         return None
     [job] = jobs
     return Foretold(job.job_id, job.handler, job.queue)
+
+
+def _wake_relay(jobs: Sequence[Born]) -> None:
+    status.wake(_foretold(jobs))
 
 
 def _show(views: Sequence[StatusView], *, wake: bool = False) -> None:
     status.update(views, wake=wake, moving=len(views) <= MOVING_COPIES_AT_ONCE)
 
 
+def _quiet_seconds() -> float:
+    """Shorter than the relay takes until it looks again after what it was told of."""
+    return conf.get().relay_round_seconds / 2
+
+
 _announcer = Announcer(_show)
+_ringer = Ringer(_wake_relay, _quiet_seconds)
 
 
 def keep_log(fact: events.Fact) -> None:

@@ -24,7 +24,8 @@ from django.db import connection
 from hypothesis.configuration import set_hypothesis_home_dir
 from pytest_django import DjangoDbBlocker, Settings
 
-from jobs import cache, drain, events, keys, lifecycle, testing
+from jobs import cache, drain, events, keys, lifecycle, observers, testing
+from jobs.announcing import Ringer
 from jobs.api import quota, throttle
 from jobs.models import Job, Scope
 from jobs.states import JobEvent, JobState
@@ -116,8 +117,11 @@ def _clean(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -
 
 
 @pytest.fixture
-def redis_cache(jobs_settings: Callable[..., None], _clean: None) -> Iterator[redis.Redis]:
-    """Redis is on, in a database of the tests' own, which is empty before and after the test."""
+def redis_cache(
+    jobs_settings: Callable[..., None], _clean: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[redis.Redis]:
+    """Redis is on, in a database of the tests' own, which is empty before and after the test. The
+    first submit rings at once, and no bell of another test rings."""
     given = os.environ.get("CACHE_URL", "")
     if not given:
         pytest.exit(environment.HOW_TO, returncode=2)
@@ -126,7 +130,11 @@ def redis_cache(jobs_settings: Callable[..., None], _clean: None) -> Iterator[re
     jobs_settings(cache_url=url, cache_timeout_seconds=5.0)
     client = redis.Redis.from_url(url)
     client.flushdb()
+    observers._ringer.flush()
+    ringer = Ringer(observers._wake_relay, observers._quiet_seconds)
+    monkeypatch.setattr(observers, "_ringer", ringer)
     yield client
+    ringer.flush()
     client.flushdb()
     client.close()
 

@@ -15,6 +15,7 @@ from jobs.doorbells import foretold_in
 from jobs.states import JobEvent
 from jobs.values import Foretold, Submission
 from jobs.wake import WakeUp
+from tests.db.conftest import cut
 from tests.verbs import HANDLER, claim, finish, submit
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_cache")]
@@ -25,8 +26,8 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture
 def listener(jobs_settings: Callable[..., None]) -> Iterator[WakeUp]:
     """It listens already, and knows of the others. Of tests that run beside this one it hears
-    nothing: the databases of a Redis share their channels."""
-    jobs_settings(cache_prefix=f"wake-{uuid4().hex}")
+    nothing: the databases of a Redis share their channels. Each submit is told of at once."""
+    jobs_settings(cache_prefix=f"wake-{uuid4().hex}", relay_round_seconds=0.0)
     wake_up = WakeUp()
     assert wake_up.wait(0.01) is None
     yield wake_up
@@ -69,6 +70,16 @@ def test_of_several_jobs_none_is_foretold(listener: WakeUp) -> None:
     assert listener._heard(0.01) is None
 
 
+def test_those_that_soon_follow_are_told_together(
+    listener: WakeUp, jobs_settings: Callable[..., None]
+) -> None:
+    jobs_settings(relay_round_seconds=1.0)
+    first, *_ = [submit()[0].id for _ in range(3)]
+    assert foretold_in(listener._heard(PATIENCE_SECONDS)) == Foretold(first, HANDLER, "default")
+    assert listener._heard(PATIENCE_SECONDS) == b"1"
+    assert listener._heard(0.3) is None
+
+
 def test_one_of_several_relays_foretells_nothing(
     listener: WakeUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +102,7 @@ def test_what_is_not_ours_only_wakes(listener: WakeUp, redis_cache: redis.Redis)
 def test_a_subscription_that_is_cut_is_opened_again(
     listener: WakeUp, redis_cache: redis.Redis
 ) -> None:
-    redis_cache.client_kill_filter(_type="pubsub")
+    cut(redis_cache, listener._pubsub.connection)
     assert listener.wait(PATIENCE_SECONDS) is None
     assert listener.wait(0.01) is None
     submit()
@@ -110,6 +121,7 @@ def test_who_may_not_count_relays_foretells_nothing(
     jobs_settings(
         cache_url=url._replace(netloc=f"{name}:secret@{url.hostname}:{url.port}").geturl(),
         cache_timeout_seconds=5.0,
+        relay_round_seconds=0.0,
     )
     listener = WakeUp()
     assert listener.wait(0.01) is None
