@@ -108,7 +108,8 @@ def _spans(handles: Sequence[UUID], expression: str) -> list[float]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT extract(epoch FROM {expression}) FROM jobs_job j"
-            " JOIN jobs_outboxentry o ON o.job_id = j.id WHERE j.id = ANY(%s::uuid[])",
+            " JOIN (SELECT unnest(job_id || others) AS job_id, created_at, published_at"
+            " FROM jobs_outboxentry) o ON o.job_id = j.id WHERE j.id = ANY(%s::uuid[])",
             [[str(handle) for handle in handles]],
         )
         return [float(row[0]) for row in cursor.fetchall()]
