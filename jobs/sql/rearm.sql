@@ -1,6 +1,7 @@
 -- Rings again for jobs that are still as they were read: their row, of which each has its own by then,
--- is armed anew and counted, and a row that is missing altogether is written. Of two schedulers that chose the same row one wins. The
--- bell rings where the job is now: it may have been moved to another queue by hand.
+-- is armed anew and counted, and a row that is missing altogether is written. Of two schedulers that
+-- chose the same row one wins. The bell rings where the job is now: it may have been moved to another
+-- queue by hand.
 -- The ids stand twice, because the planner takes the JSON for 100 rows; see write_transitions.sql.
 -- The version says that the job is still PENDING. Saying PENDING would lead the planner, whose
 -- statistics are older than a backlog, to the index of all that waits.
