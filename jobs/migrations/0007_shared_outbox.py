@@ -1,20 +1,16 @@
 """Outbox rows that ring for several jobs."""
 
-import django.contrib.postgres.fields
 from django.db import migrations, models
 
 from jobs import sql
+from jobs.models.fields import UUIDArrayField
 
 
 class Migration(migrations.Migration):
     dependencies = [("jobs", "0006_verbs_v2")]
 
     operations = [
-        migrations.AddField(
-            "outboxentry",
-            "others",
-            django.contrib.postgres.fields.ArrayField(models.UUIDField(), null=True),
-        ),
+        migrations.AddField("outboxentry", "others", UUIDArrayField(null=True)),
         migrations.AddField("outboxentry", "txid", models.BigIntegerField(null=True)),
         # No row has others yet, so the index is built without looking long.
         migrations.AddIndex(

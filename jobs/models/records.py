@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 
 from django.conf import settings
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+
+from jobs.models.fields import UUIDArrayField
 
 
 class AuditEntry(models.Model):
@@ -57,7 +58,7 @@ class OutboxEntry(models.Model):
     job_id = models.UUIDField()
     job_version = models.IntegerField()
     #: Jobs, at most 99, that the row rings for too; None where there are none.
-    others = ArrayField(models.UUIDField(), null=True)
+    others = UUIDArrayField(null=True)
     #: That of the others' first audit entries, by which the row is found.
     txid = models.BigIntegerField(null=True)
     handler = models.CharField(max_length=200)
