@@ -93,7 +93,7 @@ def _is_trusted(job_id: UUID | str, copy: Copy) -> bool:
     # Commands that were under way when Redis failed may be carried out as late as it answers again.
     if time.monotonic() - cache.breaker.answers_since > conf.get().status_ttl_seconds:
         return True
-    return _floors.read_at(job_id) > _noticed_at() or b'"state":"COMPLETED"' in copy.body
+    return b'"state":"COMPLETED"' in copy.body or _floors.read_at(job_id) > _noticed_at()
 
 
 def is_settled() -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connection
 
 from jobs import events, policy, sql, transactions
-from jobs.group_commit import GroupCommit
+from jobs.combining import Combiner
 from jobs.lifecycle.beside import Beside
 from jobs.lifecycle.standing import Standing
 from jobs.lifecycle.wanted import Checker, Shape, Wanted, is_keyed
@@ -134,7 +134,7 @@ def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
     return transactions.run(work, single=not by_itself)
 
 
-_together = GroupCommit(_submit, concerns_all=transactions.is_away)
+_together = Combiner(_submit, concerns_all=transactions.is_away)
 
 
 def _reserve(rows: list[Wanted]) -> list[Wanted]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.group_commit import AT_ONCE, MOST, GroupCommit
+from jobs.combining import AT_ONCE, MOST, Combiner
 from tests.rivals import PATIENCE_SECONDS, Rival, until
 
 
@@ -36,26 +36,26 @@ def desk() -> Desk:
     return Desk()
 
 
-def asking(commit: GroupCommit[int, int], *wishes: int) -> list[Rival[int]]:
+def asking(combiner: Combiner[int, int], *wishes: int) -> list[Rival[int]]:
     """A thread per wish, each begun when the one before it is under way or waits."""
     rivals = []
     for wish in wishes:
-        before = _present(commit)
-        rivals.append(Rival(lambda wish=wish: commit.ask(wish), connects=False))  # type: ignore[misc]
-        until(lambda before=before: _present(commit) > before)  # type: ignore[misc]
+        before = _present(combiner)
+        rivals.append(Rival(lambda wish=wish: combiner.ask(wish), connects=False))  # type: ignore[misc]
+        until(lambda before=before: _present(combiner) > before)  # type: ignore[misc]
     return rivals
 
 
-def _present(commit: GroupCommit[Any, Any]) -> int:
-    return commit._under_way + len(commit._waiting)
+def _present(combiner: Combiner[Any, Any]) -> int:
+    return combiner._under_way + len(combiner._waiting)
 
 
 def crowd(desk: Desk, count: int, **options: Any) -> Callable[[], list[Rival[int]]]:
     """Groups of one under way, and ``count`` wishes from 10 on that came meanwhile."""
-    commit: GroupCommit[int, int] = GroupCommit(desk.work, **options)
-    first = asking(commit, *range(AT_ONCE))
+    combiner: Combiner[int, int] = Combiner(desk.work, **options)
+    first = asking(combiner, *range(AT_ONCE))
     until(lambda: len(desk.groups) == AT_ONCE)
-    others = asking(commit, *range(10, 10 + count))
+    others = asking(combiner, *range(10, 10 + count))
 
     def opened() -> list[Rival[int]]:
         desk.gate.set()
@@ -67,14 +67,14 @@ def crowd(desk: Desk, count: int, **options: Any) -> Callable[[], list[Rival[int
 
 def test_who_comes_alone_goes_at_once(desk: Desk) -> None:
     desk.gate.set()
-    commit: GroupCommit[int, int] = GroupCommit(desk.work)
-    assert [commit.ask(wish) for wish in (1, 2, 3)] == [2, 4, 6]
+    combiner: Combiner[int, int] = Combiner(desk.work)
+    assert [combiner.ask(wish) for wish in (1, 2, 3)] == [2, 4, 6]
     assert desk.groups == [[1], [2], [3]]
 
 
 def test_two_groups_are_under_way_without_waiting_for_each_other(desk: Desk) -> None:
-    commit: GroupCommit[int, int] = GroupCommit(desk.work)
-    rivals = asking(commit, *range(AT_ONCE))
+    combiner: Combiner[int, int] = Combiner(desk.work)
+    rivals = asking(combiner, *range(AT_ONCE))
     until(lambda: len(desk.groups) == AT_ONCE)
     desk.gate.set()
     assert [rival.answer() for rival in rivals] == [0, 2]
@@ -117,12 +117,12 @@ def test_what_concerns_all_is_told_to_all_and_not_tried_again(desk: Desk) -> Non
 def test_places_are_free_again_after_errors(desk: Desk) -> None:
     desk.gate.set()
     desk.errors[1] = ValueError("mine")
-    commit: GroupCommit[int, int] = GroupCommit(desk.work)
+    combiner: Combiner[int, int] = Combiner(desk.work)
     for _ in range(2 * AT_ONCE):
         with pytest.raises(ValueError, match="mine"):
-            commit.ask(1)
-    assert commit.ask(2) == 4
-    assert commit._under_way == 0
+            combiner.ask(1)
+    assert combiner.ask(2) == 4
+    assert combiner._under_way == 0
 
 
 def test_a_leader_that_is_ended_leaves_the_others_to_themselves() -> None:
