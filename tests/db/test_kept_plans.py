@@ -41,3 +41,24 @@ def test_plans_made_for_empty_tables_read_only_what_is_asked_for() -> None:
             assert len(relay.take(100)) == 150
         assert reads.whole == 0
         assert reads.rows <= 4 * 100
+
+
+def test_the_plan_of_a_lone_transition_does_not_compare_a_group_row_by_row() -> None:
+    """What a trigger reads of its statement's rows is in no statistics: the plan itself is read."""
+    with connection.cursor() as cursor:
+        cursor.execute("DISCARD PLANS")
+        cursor.execute("SET debug_print_plan = on")
+        cursor.execute("SET client_min_messages = log")
+        notices: list[str] = connection.connection.notices
+        notices.clear()
+        try:
+            [attempt] = claim(submit(1))
+            plans = [text for text in notices if ":enrname after_rows" in text]
+        finally:
+            cursor.execute("RESET client_min_messages")
+            cursor.execute("RESET debug_print_plan")
+    finish([attempt], JobEvent.SUCCEED)
+    assert plans, "PostgreSQL has told no plan that reads the rows of a transition"
+    for plan in plans:
+        assert "{HASHJOIN" in plan or "{MERGEJOIN" in plan
+        assert "{NESTLOOP" not in plan
