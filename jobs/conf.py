@@ -51,10 +51,11 @@ class JobsSettings(BaseModel):
     drain_grace_seconds: Seconds = 20.0
     """How long a stopping worker lets handlers finish before it hands their jobs back."""
 
-    message_limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    message_limit: Annotated[int, Field(ge=1, le=1000)] = 250
     """Most jobs of one message."""
     group_limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Most jobs of several messages that are claimed, and outcomes that are recorded, together."""
+    """Most jobs of several messages that are claimed together. As many outcomes are recorded
+    together, or ``message_limit`` if that is more."""
     group_seconds: Seconds = 0.25
     """Work of one message, and of several that are answered together, at most, as measured."""
     group_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 0.05

@@ -82,7 +82,7 @@ class Sheet:
             self._ended.append((run, outcome))
             self._has_writes |= bool(outcome.writes)
             # Writes run in the handler's own thread, whose connections and context they know.
-            due = self._has_writes or len(self._ended) >= conf.get().group_limit
+            due = self._has_writes or len(self._ended) >= _most_together()
         if due or not self._waiting or self._is_due(now):
             self.record()
 
@@ -158,6 +158,11 @@ class Sheet:
                 run.ask(reason)
                 self._ended.append((run, self._clerk.released(run, reason)))
             return True
+
+
+def _most_together() -> int:
+    settings = conf.get()
+    return max(settings.message_limit, settings.group_limit)
 
 
 class Recorder:

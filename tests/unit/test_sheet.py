@@ -88,12 +88,13 @@ def test_quick_jobs_are_recorded_together(
     assert sheet.left() == []
 
 
+@pytest.mark.parametrize(("message_limit", "sizes"), [(1, [2, 2, 1]), (3, [3, 2])])
 def test_a_group_is_no_larger_than_its_limit(
-    office: Office, jobs_settings: Callable[..., None]
+    office: Office, jobs_settings: Callable[..., None], message_limit: int, sizes: list[int]
 ) -> None:
-    jobs_settings(group_flush_seconds=60, group_limit=2)
+    jobs_settings(group_flush_seconds=60, group_limit=2, message_limit=message_limit)
     work_off(Sheet(office, [a_run() for _ in range(5)]))
-    assert office.sizes == [2, 2, 1]
+    assert office.sizes == sizes
 
 
 def test_one_job_is_recorded_as_it_ends(office: Office) -> None:
