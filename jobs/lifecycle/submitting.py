@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -21,11 +21,15 @@ from jobs.lifecycle.writing import Call, call_each, ids_of
 from jobs.states import JobState
 from jobs.values import SYSTEM, Accepted, Actor, Born, Submission
 
-#: Jobs without keys that are checked in Python while PostgreSQL inserts as many before them. One
+#: Most jobs without keys that are checked in Python while PostgreSQL inserts those before them. One
 #: statement costs about as much as ten of them.
-PART = 250
+PART = 400
 #: Jobs of the first part of a long submit, while whose check PostgreSQL has nothing to do.
 FIRST_PART = 50
+#: How many jobs are checked in the time in which PostgreSQL inserts one.
+GROWTH = 1.6
+#: Jobs that are checked and inserted in one step: for fewer than these, parts cost what they save.
+SHORT = 250
 #: From how many jobs of one shape on they are worth a call of their own.
 _MANY_ALIKE = 20
 
@@ -112,10 +116,14 @@ def _born(row: Wanted) -> Born:
 
 
 def _parted(submissions: Sequence[Submission]) -> list[Sequence[Submission]]:
-    if len(submissions) <= PART:
+    if len(submissions) <= SHORT:
         return [submissions]
-    starts = [0, *range(FIRST_PART, len(submissions), PART)]
-    return [submissions[start:end] for start, end in pairwise([*starts, len(submissions)])]
+    parts, start, size = [], 0, FIRST_PART
+    while start < len(submissions):
+        parts.append(submissions[start : start + size])
+        start += size
+        size = min(PART, int(size * GROWTH))
+    return parts
 
 
 def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:

@@ -11,7 +11,8 @@ from django.db import connection, transaction
 
 from jobs import events, lifecycle, registry
 from jobs.errors import InvalidPayload
-from jobs.lifecycle.submitting import FIRST_PART, PART
+from jobs.lifecycle import submitting
+from jobs.lifecycle.submitting import FIRST_PART, GROWTH, PART, SHORT
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.registry import handler
 from jobs.values import Submission
@@ -21,7 +22,7 @@ from tests.verbs import HANDLER, Facts, doorbells, lost_answer, rolled_back, sta
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MANY = 2 * PART + 7
+MANY = 2 * SHORT + 7
 
 
 def wishes(count: int = MANY, **fields: Any) -> list[Submission]:
@@ -56,7 +57,7 @@ def checked() -> Iterator[list[int]]:
 def test_many_are_accepted_in_one_transaction_and_in_their_order(facts: Facts) -> None:
     with statements() as found:
         answers = lifecycle.submit(wishes())
-    assert len(found) == 3
+    assert len(found) == 5
     assert accepted_once()
     assert [one.job_id for one in answers] == list(
         Job.objects.order_by("id").values_list("id", flat=True)
@@ -65,6 +66,14 @@ def test_many_are_accepted_in_one_transaction_and_in_their_order(facts: Facts) -
     assert AuditEntry.objects.values("txid").distinct().count() == 1
     [told] = facts.of(events.Submitted)
     assert [born.job_id for born in told.jobs] == [one.job_id for one in answers]
+
+
+def test_parts_grow_up_to_a_size() -> None:
+    sizes = [len(part) for part in submitting._parted(wishes(3000))]
+    assert sizes[:3] == [FIRST_PART, int(FIRST_PART * GROWTH), int(FIRST_PART * GROWTH**2)]
+    assert sum(sizes) == 3000
+    assert max(sizes) == PART
+    assert sizes[:-1] == sorted(sizes[:-1])
 
 
 def test_the_next_are_checked_while_the_first_are_inserted(checked: list[int]) -> None:
@@ -77,7 +86,7 @@ def test_the_next_are_checked_while_the_first_are_inserted(checked: list[int]) -
     with nothing_is_inserted():
         rival = Rival(ask)
         rival.wait_until_blocked()
-        until(lambda: len(checked) == FIRST_PART + PART)
+        until(lambda: len(checked) == FIRST_PART + int(FIRST_PART * GROWTH))
     rival.answer()
     # Checks are the handlers' code: they find their own thread, with its connections and context.
     assert checked == asked * MANY
@@ -86,7 +95,7 @@ def test_the_next_are_checked_while_the_first_are_inserted(checked: list[int]) -
 
 def test_all_that_is_wrong_is_named_and_nothing_is_left() -> None:
     many = wishes()
-    wrong = [PART + 1, MANY - 1]
+    wrong = [SHORT + 1, MANY - 1]
     for index in wrong:
         many[index] = Submission(HANDLER, {}, queue="elsewhere")
     with pytest.raises(InvalidPayload) as caught:
@@ -117,7 +126,7 @@ def test_a_session_that_ends_in_the_middle_costs_nothing() -> None:
     assert accepted_once()
 
 
-@pytest.mark.parametrize("count", [1, PART, MANY])
+@pytest.mark.parametrize("count", [1, SHORT, MANY])
 def test_a_commit_whose_answer_is_lost_is_recognised(count: int) -> None:
     with lost_answer():
         answers = lifecycle.submit(wishes(count))
