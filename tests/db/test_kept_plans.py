@@ -6,6 +6,7 @@ import pytest
 from django.db import connection, transaction
 
 from jobs import relay
+from jobs.lifecycle.submitting import FIRST_PART, GROWTH
 from jobs.states import JobEvent
 from tests.db.test_queries import LOAD
 from tests.reads import Reads
@@ -38,7 +39,8 @@ def test_plans_made_for_empty_tables_read_only_what_is_asked_for() -> None:
         assert reads.whole == 0
         assert reads.rows <= 5
         with Reads("jobs_outboxentry") as reads:
-            assert len(relay.take(100)) == 150
+            # The jobs of the first two parts, which share a row each.
+            assert len(relay.take(100)) == FIRST_PART + int(FIRST_PART * GROWTH)
         assert reads.whole == 0
         assert reads.rows <= 4 * 100
 
