@@ -219,7 +219,7 @@ def test_many_jobs_are_accepted_in_order(
     body = {"jobs": [{**ONE, "tenant": f"t{index}"} for index in range(500)]}
     # The key, the count of what waits, an insert of each part, and the savepoint around them that
     # the test's own transaction asks for.
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(9):
         answer = api.post("jobs/bulk/", body)
     assert answer.status_code == 201
     said = answer.json()["jobs"]
