@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,18 @@ def test_free_ports_lie_below_those_of_outgoing_connections_and_differ() -> None
     ports = [free_port() for _ in range(20)]
     assert len(set(ports)) == 20
     assert all(FIRST_PORT <= port < LAST_PORT for port in ports)
+
+
+def test_a_management_command_without_a_platform_says_what_is_missing(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    done = subprocess.run(
+        [checkout_root() / "dev", "manage", "check"],
+        env={**environ, "INTERLOCK_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "./dev up" in done.stderr
+    assert "DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
