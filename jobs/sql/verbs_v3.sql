@@ -4,33 +4,29 @@
 -- The outbox row that rings for this job at this version: its own, or the one that it shares with jobs
 -- accepted in the same transaction, which its first audit entry names. The verbs make ids in order, so of
 -- the shared rows of a transaction it is the last one that does not begin behind the job; ids made by
--- hand may have it elsewhere. A single statement, so that callers run it inline, and without a join, whose
--- cost might hide what the lookups cost.
+-- hand may have it elsewhere. A single statement, so that callers run it inline.
 CREATE FUNCTION jobs_doorbell_v1(_job_id uuid, _version int)
 RETURNS SETOF jobs_outboxentry LANGUAGE sql STABLE AS $$
     SELECT * FROM (
         SELECT o.* FROM jobs_outboxentry AS o
         WHERE o.job_id = _job_id AND o.job_version = _version
         UNION ALL
-        SELECT * FROM (
+        SELECT shared.*
+        FROM jobs_auditentry AS e
+        CROSS JOIN LATERAL (
+            SELECT * FROM (
+                SELECT o.* FROM jobs_outboxentry AS o
+                WHERE o.others IS NOT NULL AND o.txid = e.txid
+                    AND o.job_id < _job_id AND _job_id = ANY (o.others)
+                ORDER BY o.job_id DESC
+                LIMIT 1
+            ) AS usual
+            UNION ALL
             SELECT o.* FROM jobs_outboxentry AS o
-            WHERE _version = 1 AND o.others IS NOT NULL
-                AND o.txid = (
-                    SELECT e.txid FROM jobs_auditentry AS e
-                    WHERE e.job_id = _job_id AND e.version = 1
-                )
-                AND o.job_id < _job_id AND _job_id = ANY (o.others)
-            ORDER BY o.job_id DESC
-            LIMIT 1
-        ) AS usual
-        UNION ALL
-        SELECT o.* FROM jobs_outboxentry AS o
-        WHERE _version = 1 AND o.others IS NOT NULL
-            AND o.txid = (
-                SELECT e.txid FROM jobs_auditentry AS e
-                WHERE e.job_id = _job_id AND e.version = 1
-            )
-            AND o.job_id > _job_id AND _job_id = ANY (o.others)
+            WHERE o.others IS NOT NULL AND o.txid = e.txid
+                AND o.job_id > _job_id AND _job_id = ANY (o.others)
+        ) AS shared
+        WHERE _version = 1 AND e.job_id = _job_id AND e.version = 1
     ) AS found
     LIMIT 1
 $$;
