@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -18,7 +17,7 @@ from pytest_django import Settings
 
 from interlock.handler import Utf8Handler
 from jobs import cache, conf, keys, lifecycle, seal, status_reader
-from jobs.api import plain, throttle
+from jobs.api import throttle
 from jobs.api.lane import Lane
 from jobs.models import ApiKey, Job, Scope
 from jobs.states import JobEvent, JobState
@@ -26,7 +25,6 @@ from jobs.values import Beat
 from tests.api import BASE
 from tests.conftest import JobFactory, UserFactory
 from tests.db.conftest import PrivateRedis
-from tests.rivals import PATIENCE_SECONDS, Rival, until
 from tests.verbs import USER, claim, finish, statements
 from tests.wsgi import Answer, ask
 
@@ -426,69 +424,6 @@ def test_who_has_shown_no_valid_key_costs_redis_nothing(world: World, sent: list
     assert sent == []
 
 
-class Gate:
-    """``cache.fetch``, whose first call waits until it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[Sequence[str]] = []
-        self._opened = threading.Event()
-        self._fetch = cache.fetch
-        monkeypatch.setattr(cache, "fetch", self)
-
-    def __call__(self, names: Sequence[str]) -> list[Any] | None:
-        self.calls.append(names)
-        if len(self.calls) == 1:
-            assert self._opened.wait(PATIENCE_SECONDS)
-        return self._fetch(names)
-
-    def opened(self, asking: Sequence[Callable[[], Answer]]) -> list[Answer]:
-        """What all get: the first is under way, and the others wait, when it opens."""
-        first, *others = asking
-        rivals = [Rival(first, connects=False)]
-        until(lambda: self.calls)
-        rivals += [Rival(other, connects=False) for other in others]
-        until(lambda: len(plain._looks._waiting) == len(others))
-        self._opened.set()
-        return [rival.answer() for rival in rivals]
-
-
-def test_looks_of_the_same_moment_share_a_round_trip(
-    world: World,
-    user_factory: UserFactory,
-    key_factory: KeyFactory,
-    job_factory: JobFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each gets its own answer, hit or miss, and nobody what is another's."""
-    stranger = user_factory()
-    key = key_factory(stranger)
-    [theirs] = job_factory(owner_id=stranger.pk)
-    nothing = uuid4()
-    cases = [
-        (world.key, world.job.id),
-        (key, theirs.id),
-        (world.key, theirs.id),
-        (key, nothing),
-        (world.key, world.job.id),
-        (key, theirs.id),
-    ]
-
-    def asking(key: str, job_id: UUID) -> Callable[[], Answer]:
-        environ = {"HTTP_AUTHORIZATION": f"Bearer {key}"}
-        return lambda: ask(world.lane, world.path(job_id), **world.environ(environ))
-
-    wanted = [
-        world.both(world.path(job_id), HTTP_AUTHORIZATION=f"Bearer {key}")[0]
-        for key, job_id in cases
-    ]
-    assert [code_of(answer) for answer in wanted] == [200, 200, 404, 404, 200, 200]
-    before = world.behind.count
-    gate = Gate(monkeypatch)
-    assert gate.opened([asking(*case) for case in cases]) == wanted
-    assert world.behind.count == before + 2
-    assert [len(names) for names in gate.calls[:2]] == [2, 2 * (len(cases) - 1)]
-
-
 # ------------------------------------------------------------------------------------ wrong keys
 
 
@@ -541,24 +476,6 @@ def test_a_frozen_redis_delays_one_request(
         assert ask(world.lane, world.path(), **world.environ({})) == wanted
     # One bounded wait, not twenty; the rest is what a slow machine needs for the queries.
     assert 0.2 <= time.monotonic() - begun < 3
-    private_redis.thaw()
-
-
-def test_a_redis_that_freezes_delays_all_who_look_once(
-    world: World,
-    private_redis: PrivateRedis,
-    jobs_settings: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    jobs_settings(cache_url=private_redis.url, cache_timeout_seconds=0.5, cache_retry_seconds=30)
-    wanted = world.by_lane()
-    gate = Gate(monkeypatch)
-    private_redis.freeze()
-    begun = time.monotonic()
-    answers = gate.opened([lambda: ask(world.lane, world.path(), **world.environ({}))] * 12)
-    assert answers == [wanted] * 12
-    # One bounded wait for all twelve.
-    assert 0.5 <= time.monotonic() - begun < 4
     private_redis.thaw()
 
 
