@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -41,6 +42,31 @@ def test_it_is_rung_before_its_row_is_taken(
     monkeypatch.setattr(relays, "take", taking)
     assert relay.run_once(submitted(quiet.queue)) == 1
     assert (there, waiting(), quiet.messages()) == ([[(0, None)]], [], 1)
+
+
+def test_its_row_waits_until_it_has_travelled(
+    relay: Relay,
+    quiet: Stack,
+    jobs_settings: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those whom it wakes on its way shall have the processors for themselves."""
+    jobs_settings(relay_round_seconds=0.2)
+    begin, take, at = Publisher.begin, relays.take, []
+
+    def beginning(self: Publisher, message: Message) -> bool:
+        at.append(time.monotonic())
+        return begin(self, message)
+
+    def taking(*args: Any) -> Any:
+        at.append(time.monotonic())
+        return take(*args)
+
+    monkeypatch.setattr(Publisher, "begin", beginning)
+    monkeypatch.setattr(relays, "take", taking)
+    assert relay.run_once(submitted(quiet.queue)) == 1
+    rung, taken = at
+    assert taken - rung >= 0.1
 
 
 def test_others_that_wait_go_with_it(relay: Relay, quiet: Stack) -> None:
