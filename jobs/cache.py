@@ -154,7 +154,8 @@ def fetch(names: Sequence[str]) -> list[Any] | None:
 def carry_out(commands: Sequence[Command], otherwise: Sequence[Command] = ()) -> None:
     """Have Redis carry these out in one round trip, over the same connection as ``fetch``.
 
-    ``otherwise``: what to say instead if Redis does not know a script that they name.
+    ``otherwise``: what to say as well if Redis does not know a script that they name. The others
+    have been carried out by then.
     """
 
     def question(client: redis.Redis) -> list[Any]:

@@ -84,11 +84,11 @@ _UPDATE = (
     """
 local function one(k, a)
   local key, value, life = KEYS[k + 1], ARGV[a + 3], ARGV[a + 4]
-  local ours, our_seq, final = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 5] == '1'
+  local ours, our_seq = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
   local current = redis.call('GET', key)
-  if current and string.sub(current, 1, 6) == 'lease:' and not final then
+  if current and string.sub(current, 1, 6) == 'lease:' then
     redis.call('DEL', key)
-  elseif current and string.sub(current, 1, 6) ~= 'lease:' then
+  elseif current then
     local version, seq = string.match(current, '^(%d+)%.(%d+):')
     local older = not version or tonumber(version) < ours
       or (tonumber(version) == ours and tonumber(seq) < our_seq)
@@ -97,14 +97,24 @@ local function one(k, a)
     elseif older then
       redis.call('DEL', key)
     end
-  elseif final then
-    redis.call('SET', key, value, 'PX', life)
   end
   redis.call('PUBLISH', KEYS[k + 2], ARGV[a + 1] .. '.' .. ARGV[a + 2])
 end
 """
-    + _EACH % {"keys": 2, "width": 5}
+    + _EACH % {"keys": 2, "width": 4}
 )
+
+#: An update by states that no edge leaves: nothing newer can be there, so nothing is compared. The
+#: lives of copies that are made together end one after another, over the last tenth.
+_CONCLUDE = """
+local life = tonumber(ARGV[1])
+for i = 1, #KEYS, 2 do
+  local value = ARGV[(i + 3) / 2]
+  redis.call('SET', KEYS[i], value, 'PX', math.ceil(life * (1 - 0.1 * i / #KEYS)))
+  redis.call('PUBLISH', KEYS[i + 1], string.match(value, '^[^:]+'))
+end
+return 1
+"""
 
 #: Jobs per script: Redis serves nobody else while one runs.
 _AT_ONCE = 500
@@ -225,14 +235,16 @@ def reserve(job_ids: Iterable[UUID], token: str) -> None:
 def fill(views: Iterable[StatusView], token: str) -> None:
     """Write copies under leases taken with ``reserve``, before the views were read."""
     _run(
-        _FILL,
-        [
-            (
-                (name_of(view.job_id),),
-                (token, *view.rank, _value(view, str(view.job_id)), _life(view)),
-            )
-            for view in views
-        ],
+        _in_scripts(
+            _FILL,
+            [
+                (
+                    (name_of(view.job_id),),
+                    (token, *view.rank, _value(view, str(view.job_id)), _life(view)),
+                )
+                for view in views
+            ],
+        )
     )
 
 
@@ -242,17 +254,18 @@ def update(views: Iterable[StatusView], *, wake: bool = False, moving: bool = Tr
     ``moving``: also those of jobs that have not come to their end. Without it these only lose their
     older copies, which costs a fraction.
     """
-    _run(_UPDATE, [_news(view, moving=moving) for view in views], wake=wake)
-
-
-def _news(view: StatusView, *, moving: bool) -> _Write:
-    written = str(view.job_id)
-    final = view.is_immutable
-    value = _value(view, written) if moving or final else b""
-    return (
-        (name_of(written), channel_of(written)),
-        (*view.rank, value, _life(view), int(final)),
-    )
+    news: list[_Write] = []
+    conclusions: list[_Write] = []
+    for view in views:
+        written = str(view.job_id)
+        keys = (name_of(written), channel_of(written))
+        if view.is_immutable:
+            conclusions.append((keys, (_value(view, written),)))
+        else:
+            value = _value(view, written) if moving else b""
+            news.append((keys, (*view.rank, value, _life(view))))
+    life = round(conf.get().status_final_ttl_seconds * 1000)
+    _run([*_in_scripts(_UPDATE, news), *_in_scripts(_CONCLUDE, conclusions, life)], wake=wake)
 
 
 #: The keys and the arguments of one job's write.
@@ -271,19 +284,29 @@ def _ring(said: bytes = b"1") -> cache.Command:
     return ("PUBLISH", wake_channel(), said)
 
 
-def _run(script: str, writes: Sequence[_Write], *, wake: bool = False) -> None:
-    """All writes in one round trip, and as few scripts as may be."""
-    if not writes and not wake:
-        return
-    ring = [_ring()] if wake else []
-    told: list[cache.Command] = []
+#: A script, and what it is called with.
+_Call = tuple[str, cache.Command]
+
+
+def _in_scripts(script: str, writes: Sequence[_Write], *common: int) -> list[_Call]:
+    """As few calls as may be. ``common`` comes before the jobs' own arguments."""
+    calls: list[_Call] = []
     for start in range(0, len(writes), _AT_ONCE):
         some = writes[start : start + _AT_ONCE]
         keys = [key for of_one, _ in some for key in of_one]
-        told.append((len(keys), *keys, *(a for _, of_one in some for a in of_one)))
+        arguments = [argument for _, of_one in some for argument in of_one]
+        calls.append((script, (len(keys), *keys, *common, *arguments)))
+    return calls
+
+
+def _run(calls: Sequence[_Call], *, wake: bool = False) -> None:
+    """All in one round trip."""
+    if not calls and not wake:
+        return
+    ring = [_ring()] if wake else []
     cache.carry_out(
-        [*ring, *(("EVALSHA", _digest(script), *one) for one in told)],
-        [*ring, *(("EVAL", script, *one) for one in told)],
+        [*ring, *(("EVALSHA", _digest(script), *told) for script, told in calls)],
+        [("EVAL", script, *told) for script, told in calls],
     )
 
 
