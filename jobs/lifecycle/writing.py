@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import timezone
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +53,8 @@ def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """The rows that a function of ``sql/verbs_*.sql`` returns."""
     arguments = ",".join(f"_{name}=>%({name})s" for name in parameters)
     with connection.cursor() as cursor:
+        # Django's is a function in Python, called for every time in every row.
+        cursor.cursor.tzinfo_factory = timezone
         cursor.execute(f"SELECT * FROM {function}({arguments})", parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
