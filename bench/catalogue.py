@@ -65,6 +65,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("memory", "ours", "bench.ours.memory:measure", "Memory of a worker", repeats=1),
     Cell("growth", "ours", "bench.ours.growth:measure", "Drain beside finished rows", repeats=1),
     Cell("sql", "limit", "bench.limits.sql:measure", "The SQL of a job's life alone (pgbench)"),
+    Cell("hops", "limit", "bench.limits.hops:Hops", "The hops of a durable job alone"),
     Cell("amqp", "limit", "bench.limits.broker:measure", "Raw AMQP on a quorum queue"),
     Cell("redis", "limit", "bench.limits.cache:measure", "Raw Redis"),
 )
