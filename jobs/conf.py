@@ -63,7 +63,7 @@ class JobsSettings(BaseModel):
     group_turn_seconds: Seconds = 0.5
     """Time after which jobs of a message that have not had their turn are handed back."""
 
-    relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
+    relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Jobs that the relay rings for at once; those that share an outbox row come together."""
     relay_round_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Least time between two rounds of a busy relay; 2.5 times that after one of 8 jobs or more. A

@@ -8,6 +8,7 @@ harmless because a claim decides. A broker outage costs tries, which nothing cou
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
@@ -210,8 +211,9 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
     """The messages that carry these doorbells, in their order; those of a row stand together.
     ``seconds`` is each handler's mean run.
 
-    Those of one handler share messages of at most ``group_seconds`` of work each, and always
-    several of them, for several workers, except for what is done in a moment. A job of an unknown
+    Those of one handler share messages of at most ``group_seconds`` of work each, all about the
+    same in size, and always several of them, for several workers, except for what is done in a
+    moment. A job of an unknown
     pace travels alone, and so does one that has run before: what it did to its worker then, it
     shall not do to neighbours.
     """
@@ -225,9 +227,10 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
             messages.append(Message(row.queue, (row,)))
     for (queue, handler), group in together.items():
         each = seconds[handler]
-        fitting = work / max(each, work / limit)
-        moment = LEAST_SECONDS / max(each, LEAST_SECONDS / limit)
-        size = max(1, min(int(fitting), max(int(moment), len(group) // LEAST_MESSAGES)))
+        most = max(_in(LEAST_SECONDS, each, limit), len(group) // LEAST_MESSAGES)
+        most = max(1, min(_in(work, each, limit), most))
+        # Alike in size: one that carries the few that are left over costs as much as a full one.
+        size = math.ceil(len(group) / math.ceil(len(group) / most))
         for start in range(0, len(group), size):
             members = tuple(group[start : start + size])
             messages.append(Message(queue, members, seconds=each * len(members)))
@@ -235,14 +238,19 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
     return sorted(messages, key=lambda message: place[message.rows[0].id])
 
 
+def _in(seconds: float, each: float, limit: int) -> int:
+    """How many runs of ``each`` seconds fit, but ``limit`` at most."""
+    return limit if each * limit <= seconds else int(seconds / each)
+
+
 def round_seconds(published: int) -> float:
     """How long a round takes at least that published so many; what comes meanwhile shares the next.
 
-    No time at all if it found nothing, so that the first job after a pause does not wait, or as
-    much as it may take at once, so that a backlog does not.
+    No time at all if it found nothing, so that the first job after a pause does not wait, or half
+    of what it may take at once, so that a backlog does not, nor workers for the next of it.
     """
     settings = conf.get()
-    if not 0 < published < settings.relay_batch_size:
+    if not 0 < published < settings.relay_batch_size / 2:
         return 0.0
     return settings.relay_round_seconds * (CROWDED_FACTOR if published >= CROWD else 1)
 

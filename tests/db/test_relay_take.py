@@ -191,7 +191,7 @@ def test_a_few_jobs_travel_one_by_one() -> None:
 
 def test_what_is_done_in_a_moment_shares_a_message() -> None:
     submit(7)
-    assert sizes({HANDLER: 0.001}) == [5, 2]
+    assert sizes({HANDLER: 0.001}) == [4, 3]
 
 
 def test_many_quick_jobs_share_messages_that_all_workers_get_some_of() -> None:
@@ -203,6 +203,20 @@ def test_a_message_is_no_longer_than_the_limits(jobs_settings: Callable[..., Non
     submit(100)
     jobs_settings(message_limit=10)
     assert sizes({HANDLER: 0.0}) == [10] * 10
+
+
+def test_no_message_carries_just_the_few_that_are_left_over(
+    jobs_settings: Callable[..., None],
+) -> None:
+    jobs_settings(message_limit=10)
+    submit(81)
+    assert sizes({HANDLER: 0.0}) == [9] * 9
+
+
+def test_what_takes_no_time_fills_messages_to_the_limit() -> None:
+    """And not to one less, as quotients of small numbers may come out."""
+    submit(250)
+    assert sizes({HANDLER: 1e-6}) == [250]
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(0.05, 5), (0.125, 2), (0.2, 1), (7.0, 1)])
