@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from django.db import connection
 
 from bench.marks import Marks
 from bench.ours.handlers import NAME
 from bench.ours.platform_peer import Interlock
 from bench.place import Place
-from bench.scenario import Scenario, slots_for
+from bench.scenario import Figures, Scenario, slots_for
 
+_DRAINS = 5
 #: Rows of one statement, so that a fill of millions shows up in no single huge transaction.
 _BATCH = 100_000
 # With the triggers off for this session alone: they would have every row begin as PENDING. The rows
@@ -46,9 +49,9 @@ FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS g, (VALUES
 
 
 def measure(place: Place) -> dict[str, float]:
-    """The same backlog twice, the second time beside ``finished`` rows, in one database."""
+    """The same backlogs twice, the second time beside ``finished`` rows, in one database."""
     ours = Interlock(place)
-    marks = Marks(place.path / "marks", slots_for(place))
+    marks = Marks(place.path / "marks", slots_for(place) + 2 * _DRAINS * place.plan.bulk)
     try:
         ours.prepare()
         ours.start()
@@ -56,10 +59,10 @@ def measure(place: Place) -> dict[str, float]:
         scenario.warm_up()
         # The first backlog is the slowest, with and without other rows.
         scenario.drain(place.plan.bulk)
-        empty = scenario.drain(place.plan.bulk)
+        empty = _drained(scenario, place.plan.bulk)
         fill(place.plan.finished)
         scenario.warm_up()
-        full = scenario.drain(place.plan.bulk)
+        full = _drained(scenario, place.plan.bulk)
     finally:
         ours.stop()
     return {
@@ -67,6 +70,12 @@ def measure(place: Place) -> dict[str, float]:
         **{f"empty_{name.removeprefix('bulk_')}": value for name, value in empty.items()},
         **{f"full_{name.removeprefix('bulk_')}": value for name, value in full.items()},
     }
+
+
+def _drained(scenario: Scenario, count: int) -> Figures:
+    """Medians of several backlogs: what is compared differs by less than one from the next."""
+    drains = [scenario.drain(count) for _ in range(_DRAINS)]
+    return {name: median(one[name] for one in drains) for name in drains[0]}
 
 
 def fill(count: int) -> None:
