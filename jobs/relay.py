@@ -213,9 +213,8 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
 
     Those of one handler share messages of at most ``group_seconds`` of work each, all about the
     same in size, and always several of them, for several workers, except for what is done in a
-    moment. A job of an unknown
-    pace travels alone, and so does one that has run before: what it did to its worker then, it
-    shall not do to neighbours.
+    moment. A job of an unknown pace travels alone, and so does one that has run before: what it did
+    to its worker then, it shall not do to neighbours.
     """
     limit, work = conf.get().message_limit, conf.get().group_seconds
     together: dict[tuple[str, str], list[Taken]] = {}
