@@ -66,8 +66,9 @@ class JobsSettings(BaseModel):
     relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Jobs that the relay rings for at once; those that share an outbox row come together."""
     relay_round_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Least time between two rounds of a busy relay; 2.5 times that after one of 8 jobs or more. A
-    process wakes the relay once for what is submitted to it within half of this."""
+    """Least time between two rounds of a busy relay; 2.5 times that after one of 8 jobs or more,
+    none after half a batch. A process wakes the relay once for what is submitted to it within half
+    of this."""
     relay_poll_seconds: Seconds = 0.25
     """Longest wait of the relay between two looks when no wake-up arrives."""
     relay_take_seconds: Seconds = 15.0

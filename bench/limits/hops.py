@@ -1,4 +1,4 @@
-"""The hops of a durable job and nothing else: what latency and single rates could be at best.
+"""The hops of a durable job and nothing else: what latency could be, and rates that share nothing.
 
 The submitter commits a row and publishes to a quorum queue by itself; a worker's main process hands
 the message to one of two children, as Celery's prefork pool does; the child commits that the job

@@ -22,6 +22,8 @@ from django.test import Client
 
 from tests.admin import ClientFor
 from tests.api import Api
+from tests.conftest import JobFactory
+from tests.lane import KeyFactory, World
 
 
 @pytest.fixture
@@ -33,6 +35,15 @@ def owner(user_factory: Callable[..., User]) -> User:
 def api(owner: User, key_factory: Callable[..., str]) -> Api:
     """Speaks for ``owner``, with all scopes."""
     return Api(key_factory(owner))
+
+
+@pytest.fixture
+def world(
+    redis_cache: redis.Redis, owner: User, key_factory: KeyFactory, job_factory: JobFactory
+) -> World:
+    """``owner`` with a key and a job."""
+    [job] = job_factory(owner_id=owner.pk)
+    return World(key_factory(owner), job)
 
 
 @pytest.fixture

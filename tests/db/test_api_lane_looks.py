@@ -9,26 +9,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
-from django.contrib.auth.models import User
 
 from jobs import cache
 from jobs.api import plain
 from tests.conftest import JobFactory, UserFactory
 from tests.db.conftest import PrivateRedis
-from tests.db.test_api_lane import KeyFactory, World, code_of
+from tests.lane import KeyFactory, World, code_of
 from tests.rivals import PATIENCE_SECONDS, Rival, until
 from tests.wsgi import Answer, ask
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def world(
-    redis_cache: redis.Redis, owner: User, key_factory: KeyFactory, job_factory: JobFactory
-) -> World:
-    [job] = job_factory(owner_id=owner.pk)
-    return World(key_factory(owner), job)
 
 
 class Gate:

@@ -21,8 +21,8 @@ from jobs.models import ApiKey, AuditEntry, Job, Scope
 from jobs.states import ActorKind
 from tests.api import BASE
 from tests.conftest import UserFactory
-from tests.db.test_api_lane import SAME, Counted, KeyFactory, code_of
 from tests.db.test_api_submit import ONE, WRONG_BODIES, WRONG_FIELDS
+from tests.lane import SAME, Counted, KeyFactory, code_of
 from tests.verbs import HANDLER, statements
 from tests.wsgi import Answer, ask
 

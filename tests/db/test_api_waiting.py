@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 from django.contrib.auth.models import User
 from django.db import connections
 from pytest_django import Settings
@@ -21,7 +20,7 @@ from jobs.states import JobState
 from tests.api import BASE
 from tests.asgi import Request, living, scope_of
 from tests.conftest import JobFactory, UserFactory
-from tests.db.test_api_lane import KeyFactory, World, code_of
+from tests.lane import KeyFactory, World, code_of
 from tests.verbs import USER
 from tests.wsgi import Answer, ask
 
@@ -32,14 +31,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(30)]
 
 SOON = "wait=0.05"
 LONG = "wait=20"
-
-
-@pytest.fixture
-def world(
-    redis_cache: redis.Redis, owner: User, key_factory: KeyFactory, job_factory: JobFactory
-) -> World:
-    [job] = job_factory(owner_id=owner.pk)
-    return World(key_factory(owner), job)
 
 
 class Visit:
