@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.db.models.lookups import Exact
 from django_fsm import ConcurrentTransitionMixin, FSMField, transition
 
 from jobs.errors import DirectWrite
@@ -30,6 +31,10 @@ def new_job_id() -> uuid.UUID:
 
 def _choices(kind: type[JobState | ActorKind | JobEvent]) -> list[tuple[str, str]]:
     return [(member.value, member.value.replace("_", " ").capitalize()) for member in kind]
+
+
+def _holds(condition: Q) -> models.ExpressionWrapper[Q]:
+    return models.ExpressionWrapper(condition, output_field=models.BooleanField())
 
 
 class Job(ConcurrentTransitionMixin, models.Model):
@@ -96,43 +101,12 @@ class Job(ConcurrentTransitionMixin, models.Model):
         default_permissions = ("view",)
         permissions = [("operate_job", "Can cancel and retry any job")]
         constraints = [
-            models.CheckConstraint(name="jobs_job_state", condition=Q(state__in=list(JobState))),
+            # The guard refuses what breaks the other rules of a row; see guard_v4.sql.
             models.CheckConstraint(
                 name="jobs_job_lease",
-                condition=Q(
-                    state=JobState.RUNNING, lease_token__isnull=False, lease_until__isnull=False
-                )
-                | (
-                    ~Q(state=JobState.RUNNING)
-                    & Q(lease_token__isnull=True, lease_until__isnull=True)
+                condition=Exact(
+                    _holds(Q(state=JobState.RUNNING)), _holds(Q(lease_token__isnull=False))
                 ),
-            ),
-            models.CheckConstraint(
-                name="jobs_job_finished",
-                condition=Q(
-                    state__in=[JobState.PENDING, JobState.RUNNING], finished_at__isnull=True
-                )
-                | (
-                    ~Q(state__in=[JobState.PENDING, JobState.RUNNING])
-                    & Q(finished_at__isnull=False)
-                ),
-            ),
-            models.CheckConstraint(
-                name="jobs_job_counts",
-                condition=Q(
-                    version__gte=1,
-                    attempt__gte=0,
-                    failed_attempts__gte=0,
-                    lost_attempts__gte=0,
-                    max_attempts__gte=1,
-                ),
-            ),
-            models.CheckConstraint(
-                name="jobs_job_result",
-                condition=Q(result__isnull=True) | Q(state=JobState.COMPLETED),
-            ),
-            models.CheckConstraint(
-                name="jobs_job_priority", condition=Q(priority__gte=0, priority__lte=9)
             ),
             models.UniqueConstraint(
                 name="jobs_job_idempotency",

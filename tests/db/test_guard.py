@@ -16,7 +16,7 @@ from jobs import lifecycle
 from jobs.models import AuditEntry, Job, OutboxEntry
 from jobs.states import ActorKind, JobEvent, JobState, is_legal
 from tests.conftest import JobFactory
-from tests.refusals import constraint_of, execute, force, refused
+from tests.refusals import constraint_of, execute, force, refused, triggers_off
 from tests.verbs import USER, claim, entry, lapse, rolled_back
 
 pytestmark = pytest.mark.django_db
@@ -99,7 +99,7 @@ def test_every_birth_is_judged_as_the_table_judges_it(job_factory: JobFactory) -
                 execute(insert, str(job.id))
 
 
-def born(**changes: int) -> None:
+def born(**changes: Any) -> None:
     """Insert a job, or not, in plain SQL."""
     columns: dict[str, Any] = {
         "id": str(uuid4()), "handler": "h", "queue": "default", "priority": 0, "tenant": "",
@@ -118,6 +118,26 @@ def born(**changes: int) -> None:
 )
 def test_a_job_cannot_be_born_with_a_past(changes: dict[str, int]) -> None:
     with refused("jobs_job_edge"):
+        born(**changes)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "changes"),
+    [
+        ("jobs_job_lease", {"lease_token": str(uuid4())}),
+        ("jobs_job_lease", {"lease_until": "2020-01-01"}),
+        ("jobs_job_finished", {"finished_at": "2030-01-01"}),
+        ("jobs_job_result", {"result": "1"}),
+        ("jobs_job_counts", {"max_attempts": 0}),
+        ("jobs_job_priority", {"priority": -1}),
+        ("jobs_job_priority", {"priority": 10}),
+        ("jobs_refused", {"progress_seq": -1}),
+    ],
+)
+def test_a_job_is_not_born_against_the_rules_of_a_row(
+    constraint: str, changes: dict[str, Any]
+) -> None:
+    with refused(constraint):
         born(**changes)
 
 
@@ -306,6 +326,19 @@ def test_a_running_job_needs_a_lease_and_no_other_has_one(job_factory: JobFactor
         force(waiting.id, JobState.RUNNING, lease_token=None)
     with refused("jobs_job_lease"):
         force(waiting.id, JobState.CANCELLED, lease_token=uuid4())
+    with refused("jobs_job_lease"):
+        Job.objects.filter(id=waiting.id).update(lease_until=Now())
+    [running] = job_factory(JobState.RUNNING)
+    with refused("jobs_job_lease"):
+        Job.objects.filter(id=running.id).update(lease_until=None)
+
+
+def test_a_token_without_a_run_is_refused_by_the_table_itself(job_factory: JobFactory) -> None:
+    """Also where the triggers are off."""
+    [waiting], [running] = job_factory(), job_factory(JobState.RUNNING)
+    for job, token in ((waiting, uuid4()), (running, None)):
+        with refused("jobs_job_lease"), triggers_off():
+            Job.objects.filter(id=job.id).update(lease_token=token)
 
 
 def test_an_ended_job_has_a_time_and_no_other_has_one(job_factory: JobFactory) -> None:

@@ -112,6 +112,40 @@ def test_priorities_are_0_to_9(job_factory: JobFactory, priority: int) -> None:
         Job.objects.filter(id=job.id).update(priority=priority)
 
 
+def test_a_job_has_one_attempt_at_least(job_factory: JobFactory) -> None:
+    [job] = job_factory()
+    with refused("jobs_job_counts"):
+        Job.objects.filter(id=job.id).update(max_attempts=0)
+
+
+@pytest.mark.parametrize("column", ["priority", "max_attempts", "lease_until", "result"])
+def test_a_transition_writes_no_column_against_its_rule(
+    job_factory: JobFactory, column: str
+) -> None:
+    """As its edge is legal, nothing else refuses it."""
+    [job] = job_factory(JobState.RUNNING)
+    constraint, wrong = {
+        "priority": ("jobs_job_priority", 10),
+        "max_attempts": ("jobs_job_counts", 0),
+        "lease_until": ("jobs_job_lease", Now()),
+        "result": ("jobs_job_result", {"answer": 43}),
+    }[column]
+    changes = {"lease_token": None, "lease_until": None, "finished_at": Now(), column: wrong}
+    with refused(constraint):
+        Job.objects.filter(id=job.id).update(
+            state=JobState.FAILED, version=F("version") + 1, **changes
+        )
+
+
+def test_a_claim_by_hand_takes_no_lease_out_of_reach(job_factory: JobFactory) -> None:
+    [job] = job_factory()
+    with refused("jobs_refused"):
+        Job.objects.filter(id=job.id).update(
+            state=JobState.RUNNING, version=F("version") + 1, attempt=1, lease_token=uuid4(),
+            lease_until=Now() + timedelta(hours=25),
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING, JobState.FAILED])
 def test_a_result_belongs_to_a_completion(job_factory: JobFactory, state: JobState) -> None:
     [job] = job_factory(state)

@@ -5,6 +5,7 @@ Every test changes the schema for a moment, from outside, and puts it back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,7 @@ def test_a_function_with_another_body_is_found() -> None:
     for name in guards.shipped()[-1].bodies:
         definition = definition_of(name)
         # Another body that does the same: nothing but the comparison can tell.
-        tampered = definition.replace("SELECT sha256", "SELECT 1; SELECT sha256")
+        tampered = re.sub(r"\bSELECT (sha256|CASE)", r"SELECT 1; SELECT \1", definition, count=1)
         tampered = tampered.replace("BEGIN", "BEGIN NULL;", 1)
         assert tampered != definition
         with changed(tampered, definition):
@@ -241,17 +242,8 @@ def test_two_outbox_rows_for_one_version_are_found() -> None:
 
 def test_a_result_of_a_job_that_is_not_completed_is_found() -> None:
     job = histories.failed()
-    constraint = "jobs_job_result"
-    [[definition]] = rows(
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", constraint
-    )
-    run(f"ALTER TABLE jobs_job DROP CONSTRAINT {constraint}")
-    try:
-        damage(f"UPDATE jobs_job SET result = '1' WHERE id = '{job.id}'")
-        [example] = only(verify(), "I8")
-        run("DELETE FROM jobs_job")
-    finally:
-        run(f"ALTER TABLE jobs_job ADD CONSTRAINT {constraint} {definition}")
+    damage(f"UPDATE jobs_job SET result = '1' WHERE id = '{job.id}'")
+    [example] = only(verify(), "I8")
     assert example.startswith(f"{job.id} v3 ")
 
 

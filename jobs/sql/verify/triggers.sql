@@ -8,4 +8,6 @@ UNION ALL
 -- What the triggers call themselves.
 SELECT NULL, NULL, NULL, p.proname, p.prosrc
 FROM pg_proc AS p
-WHERE p.oid = to_regproc('jobs_audit_hash')
+WHERE p.oid IN (
+    to_regproc('jobs_audit_hash'), to_regproc('jobs_broken_rule'), to_regproc('jobs_refuse_row')
+)
