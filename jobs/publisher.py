@@ -9,6 +9,7 @@ trouble, so that no ack of an old channel can reach a new one. Every wait is bou
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -83,10 +84,11 @@ class Publisher:
     def begin(self, message: Message) -> bool:
         """Send one message ahead of the others; ``publish`` waits for its confirm too.
 
-        False, with nothing sent, where there are no confirms. Raises BrokerTrouble.
+        False, with nothing sent, where there are no confirms, or no connection that is still good.
+        Raises BrokerTrouble.
         """
         producer = self._producer
-        if producer is None or not self._confirms(producer):
+        if producer is None or not self._confirms(producer) or not self._is_alive(producer):
             return False
         with self._told():
             self._begun = _Window(producer.channel)
@@ -154,6 +156,9 @@ class Publisher:
         if self._confirms(producer):
             channel: Any = producer.channel
             try:
+                # Mostly nothing has come, and to hear that from a read costs an exception.
+                if _is_quiet(channel.connection.sock):
+                    return True
                 channel.connection.drain_events(timeout=0)
             except TimeoutError:
                 return True
@@ -215,6 +220,16 @@ class Publisher:
             correlation_id=message_id,
         )
         return message_id
+
+
+def _is_quiet(sock: Any) -> bool:
+    """Whether the other side has sent nothing that is not read yet, not even that it hangs up."""
+    if getattr(sock, "pending", int)():
+        # TLS has read it already.
+        return False
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return not poll.poll(0)
 
 
 class _Window:

@@ -81,24 +81,36 @@ class Relay:
         #: The jobs of the last rows. The wake-ups of some come when they are rung already.
         self._taken_last: set[UUID] = set()
         self._owed: tuple[list[Taken], list[Taken]] = ([], [])
+        self._early: Taken | None = None
 
-    def run_once(self, foretold: Foretold | None = None) -> int:
+    def ring_early(self, foretold: Foretold) -> None:
+        """Ring for a job whose doorbell the outbox is said to have, before it is taken.
+
+        ``run_once`` comes next, and takes it. Does nothing if anything speaks against it: trouble,
+        no connection, a queue that refuses or that nobody knows. Were there no such job, a worker
+        would find none. Raises BrokerTrouble.
+        """
+        job_id, handler, queue = foretold
+        if self._doubtful or self._owed[1] or job_id in self._taken_last:
+            return
+        if queue not in conf.get().queues or queue in self._pauses.present():
+            return
+        row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
+        [message] = grouped([row], self._paces.seconds({handler}))
+        try:
+            self._early = row if self._publisher.begin(message) else None
+        except BrokerTrouble:
+            self._doubtful = True
+            raise
+
+    def run_once(self) -> int:
         """Publish one batch; returns how many doorbells were published. Raises BrokerTrouble.
-
-        ``foretold``: a job whose doorbell the outbox is said to have. It is rung before anything is
-        taken, if nothing speaks against it. Were there no such job, a worker would find none.
 
         Takes nothing before the broker is there, and after trouble one message first: a broker
         that blocks during an alarm keeps what it was sent, and would deliver every try in the end.
         """
-        # Whether the connection lives is found out by the take, which then repeats itself.
-        connections.refresh()
-        self._settle()
-        self._publisher.open()
-        early = self._ring_early(foretold)
-        if early is not None:
-            time.sleep(conf.get().relay_round_seconds * HEAD_START)
-        rows = self._take_after(early)
+        early, self._early = self._early, None
+        rows = self._taken_after(early)
         if not rows and early is None:
             return 0
         published: list[Taken] = []
@@ -123,28 +135,14 @@ class Relay:
         """Close the broker connection."""
         self._publisher.close()
 
-    def _ring_early(self, foretold: Foretold | None) -> Taken | None:
-        """Send a foretold doorbell before its row is taken.
-
-        Not after trouble, and not to a queue that refuses or that nobody knows.
-        """
-        if foretold is None or self._doubtful:
-            return None
-        job_id, handler, queue = foretold
-        if job_id in self._taken_last:
-            return None
-        if queue not in conf.get().queues or queue in self._pauses.present():
-            return None
-        row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
-        [message] = grouped([row], self._paces.seconds({handler}))
+    def _taken_after(self, early: Taken | None) -> list[Taken]:
         try:
-            return row if self._publisher.begin(message) else None
-        except BrokerTrouble:
-            self._doubtful = True
-            raise
-
-    def _take_after(self, early: Taken | None) -> list[Taken]:
-        try:
+            # Whether the connection lives is found out by the take, which then repeats itself.
+            connections.refresh()
+            self._settle()
+            self._publisher.open()
+            if early is not None:
+                time.sleep(conf.get().relay_round_seconds * HEAD_START)
             rows = self._take()
         except BaseException:
             if early is not None:

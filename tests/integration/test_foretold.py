@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,13 @@ def submitted(queue: str) -> Foretold:
     return Foretold(accepted.job_id, "noop", queue)
 
 
+def rung(relay: Relay, foretold: Foretold) -> int:
+    """As the command does it when it hears of a job: it has looked before, and so is connected."""
+    relay._publisher.open()
+    relay.ring_early(foretold)
+    return relay.run_once()
+
+
 def test_it_is_rung_before_its_row_is_taken(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,7 +48,7 @@ def test_it_is_rung_before_its_row_is_taken(
         return take(*args)
 
     monkeypatch.setattr(relays, "take", taking)
-    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 1
     assert (there, waiting(), quiet.messages()) == ([[(0, None)]], [], 1)
 
 
@@ -64,23 +72,23 @@ def test_its_row_waits_until_it_has_travelled(
 
     monkeypatch.setattr(Publisher, "begin", beginning)
     monkeypatch.setattr(relays, "take", taking)
-    assert relay.run_once(submitted(quiet.queue)) == 1
-    rung, taken = at
-    assert taken - rung >= 0.1
+    assert rung(relay, submitted(quiet.queue)) == 1
+    sent, taken = at
+    assert taken - sent >= 0.1
 
 
 def test_others_that_wait_go_with_it(relay: Relay, quiet: Stack) -> None:
     foretold = submitted(quiet.queue)
     lifecycle.submit([Submission("noop")] * 3)
-    assert relay.run_once(foretold) == 4
+    assert rung(relay, foretold) == 4
     assert (waiting(), quiet.messages(), relay.run_once()) == ([], 4, 0)
 
 
 def test_without_a_row_there_is_nothing_to_settle(relay: Relay, quiet: Stack) -> None:
     """Somebody else took it, or somebody made the wake-up up."""
-    assert relay.run_once(Foretold(uuid4(), "noop", quiet.queue)) == 0
+    assert rung(relay, Foretold(uuid4(), "noop", quiet.queue)) == 0
     assert quiet.messages() == 1
-    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 1
     assert (waiting(), quiet.messages()) == ([], 2)
 
 
@@ -88,12 +96,12 @@ def test_what_was_rung_meanwhile_is_not_rung_again(relay: Relay, quiet: Stack) -
     """Its wake-up waited while the relay was busy with the row itself."""
     foretold = submitted(quiet.queue)
     assert relay.run_once() == 1
-    assert relay.run_once(foretold) == 0
+    assert rung(relay, foretold) == 0
     assert quiet.messages() == 1
 
 
 def test_an_unknown_queue_is_left_alone(relay: Relay, quiet: Stack) -> None:
-    assert relay.run_once(submitted("elsewhere")) == 1
+    assert rung(relay, submitted("elsewhere")) == 1
     assert (waiting(), quiet.messages()) == ([], 1)
 
 
@@ -109,7 +117,7 @@ def test_a_take_that_fails_leaves_no_confirm_behind(
     with monkeypatch.context() as patch:
         patch.setattr(relays, "take", away)
         with pytest.raises(OperationalError):
-            relay.run_once(foretold)
+            rung(relay, foretold)
     lifecycle.submit([Submission("noop")])
     assert relay.run_once() == 2
     assert waiting() == []
@@ -121,12 +129,12 @@ def test_a_full_queue_gets_its_row_back(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare_small(quiet, monkeypatch, 1)
-    assert relay.run_once(submitted(quiet.queue)) == 1
-    assert relay.run_once(submitted(quiet.queue)) == 0
+    assert rung(relay, submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 0
     assert (waiting(), quiet.messages()) == ([(1, None)], 1)
     # The queue is left alone now, by foretold jobs too.
     quiet.purge()
-    assert relay.run_once(submitted(quiet.queue)) == 0
+    assert rung(relay, submitted(quiet.queue)) == 0
     assert (waiting(), quiet.messages()) == ([(1, None), (0, None)], 0)
 
 
@@ -140,11 +148,11 @@ def test_after_trouble_nothing_is_rung_ahead(
     jobs_settings(publish_timeout_seconds=1.0)
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
     relay = Relay(app)
-    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 1
     broker_proxy.blackhole("down")
     foretold = submitted(quiet.queue)
     with pytest.raises(BrokerTrouble, match="1 messages unconfirmed in time"):
-        relay.run_once(foretold)
+        rung(relay, foretold)
     assert waiting() == [(1, None)]
     broker_proxy.heal(keep_held=False)
     sent: list[Message] = []
@@ -155,9 +163,9 @@ def test_after_trouble_nothing_is_rung_ahead(
         return begin(message)
 
     monkeypatch.setattr(relay._publisher, "begin", noting)
-    assert relay.run_once(foretold) == 1
+    assert rung(relay, foretold) == 1
     assert (sent, waiting()) == ([], [])
-    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 1
     assert len(sent) == 1
     relay.close()
 
@@ -165,7 +173,7 @@ def test_after_trouble_nothing_is_rung_ahead(
 def test_trouble_while_it_is_sent_is_trouble(
     relay: Relay, quiet: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert relay.run_once(submitted(quiet.queue)) == 1
+    assert rung(relay, submitted(quiet.queue)) == 1
     foretold = submitted(quiet.queue)
     lifecycle.submit([Submission("noop")] * 3)
 
@@ -175,10 +183,31 @@ def test_trouble_while_it_is_sent_is_trouble(
     with monkeypatch.context() as patch:
         patch.setattr(Publisher, "_send", unsent)
         with pytest.raises(BrokerTrouble):
-            relay.run_once(foretold)
+            rung(relay, foretold)
     # Nothing was taken. One first, to see; then the others.
     assert waiting() == [(0, None)] * 4
     assert [relay.run_once() for _ in range(3)] == [1, 3, 0]
+
+
+def test_without_a_connection_nothing_is_rung_ahead(relay: Relay, quiet: Stack) -> None:
+    """To make one takes longer than the job would wait, and belongs to the round."""
+    relay.ring_early(submitted(quiet.queue))
+    assert (relay.run_once(), waiting(), quiet.messages()) == (1, [], 1)
+
+
+def test_a_connection_that_the_broker_has_closed_is_not_used(
+    quiet: Stack, broker_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", broker_proxy.url(quiet.services.broker_url))
+    relay = Relay(app)
+    assert rung(relay, submitted(quiet.queue)) == 1
+    sock: Any = relay._publisher._producer.channel.connection.sock  # type: ignore[union-attr]
+    broker_proxy.reset()
+    until(lambda: select.select([sock], [], [], 0)[0], 20)
+    relay.ring_early(submitted(quiet.queue))
+    assert quiet.messages() == 1
+    assert (relay.run_once(), waiting(), quiet.messages()) == (1, [], 2)
+    relay.close()
 
 
 def test_an_early_one_counts_for_its_queue(
@@ -189,7 +218,7 @@ def test_an_early_one_counts_for_its_queue(
     for _ in range(3):
         foretold = submitted(quiet.queue)
         lifecycle.submit([Submission("noop")])
-        assert relay.run_once(foretold) == 1
+        assert rung(relay, foretold) == 1
         assert quiet.purge() == 1
         assert relay.run_once() == 0
         clock.forward(relays.FIRST_PAUSE_SECONDS)

@@ -12,7 +12,6 @@ from django.core.management.base import BaseCommand
 from jobs import conf
 from jobs.management.loop import Loop
 from jobs.relay import Relay, round_seconds
-from jobs.values import Foretold
 from jobs.wake import WakeUp
 
 
@@ -22,16 +21,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         relay, wake = Relay(app_or_default()), WakeUp()
         full = conf.get().relay_batch_size
-        heard: list[Foretold | None] = []
 
         def step() -> bool:
             began = time.monotonic()
-            published = relay.run_once(heard.pop() if heard else None)
+            published = relay.run_once()
             time.sleep(max(0.0, began + round_seconds(published) - time.monotonic()))
             return published >= full
 
         def rest() -> None:
-            heard[:] = [wake.wait(conf.get().relay_poll_seconds)]
+            # At once: somebody waits for it, and the loop has other things to do before a step.
+            if (foretold := wake.wait(conf.get().relay_poll_seconds)) is not None:
+                relay.ring_early(foretold)
 
         code = Loop("relay", step, rest).run()
         relay.close()
