@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic_core import from_json
+
 #: Deep enough for data, far below where Python's, pydantic's and PostgreSQL's recursions end.
 DEPTH_LIMIT = 100
 
@@ -21,6 +23,15 @@ def dumps(value: Any) -> str:
     if "\\u" in text or text.count("[") + text.count("{") > DEPTH_LIMIT:
         _refuse_unstorable(value, DEPTH_LIMIT)
     return text
+
+
+def loads(text: str) -> Any:
+    """What ``json.loads`` makes of JSON that PostgreSQL wrote, in a third of the time."""
+    try:
+        return from_json(text)
+    except ValueError:
+        # It follows fewer levels than hands in SQL may have stored.
+        return json.loads(text)
 
 
 def _refuse_unstorable(value: Any, levels: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from jobs import conf, events, policy, transactions
+from jobs import conf, events, jsontext, policy, transactions
 from jobs.errors import IllegalTransition
 from jobs.lifecycle.writing import (
     array_of,
@@ -52,14 +51,14 @@ def finish(outcomes: Sequence[Outcome], *, worker: str) -> list[Settled]:
 
 def _finish(outcomes: Sequence[Outcome], worker: str) -> list[Settled]:
     actor = Actor(ActorKind.WORKER, worker)
-    by_id = {outcome.attempt.job_id: outcome for outcome in outcomes}
-
     if all(_is_simple(outcome) for outcome in outcomes):
 
         def succeed() -> list[Settled]:
             return _succeed(outcomes, actor)
 
         return transactions.run(succeed, single=True)
+
+    by_id = {outcome.attempt.job_id: outcome for outcome in outcomes}
 
     def work() -> list[Settled]:
         jobs = {job.id: job for job in Job.objects.locked(by_id)}
@@ -91,22 +90,24 @@ def _is_simple(outcome: Outcome) -> bool:
 
 
 def _succeed(outcomes: Sequence[Outcome], actor: Actor) -> list[Settled]:
+    by_hex = {outcome.attempt.view.job_id.hex: outcome for outcome in outcomes}
     # Sorted, because rows are locked in this order.
-    ordered = sorted(outcomes, key=lambda outcome: outcome.attempt.job_id.int)
-    by_hex = {outcome.attempt.job_id.hex: outcome for outcome in ordered}
+    ids = sorted(by_hex)
     parameters = {
-        "ids": array_of(by_hex),
-        "tokens": ids_of(outcome.attempt.token for outcome in ordered),
-        "results": json_array_of(outcome.result for outcome in ordered),
+        "ids": array_of(ids),
+        "tokens": ids_of(by_hex[name].attempt.token for name in ids),
+        "results": json_array_of(by_hex[name].result for name in ids),
         "inline_limit": conf.get().inline_result_limit_bytes,
         **edge_of(JobEvent.SUCCEED, actor),
     }
     views = [
         _completed(by_hex[written].attempt.view, rest)
-        for written, *rest in call("jobs_succeed_v2", parameters)
+        for written, *rest in call("jobs_succeed_v3", parameters)
     ]
     if views:
         events.tell_after_commit(events.Transitioned(JobEvent.SUCCEED, tuple(views)))
+    if len(views) == len(outcomes):
+        return [Settled(o.attempt.view.job_id, o.event, fenced=False) for o in outcomes]
     written = dict.fromkeys((view.job_id for view in views), JobEvent.SUCCEED)
     stale = [o.attempt for o in outcomes if o.attempt.job_id not in written]
     recorded = _recorded(stale) if stale else {}
@@ -116,19 +117,27 @@ def _succeed(outcomes: Sequence[Outcome], actor: Actor) -> list[Settled]:
 def _completed(claimed: StatusView, row: Sequence[Any]) -> StatusView:
     """The view of a job that was claimed as ``claimed``, with what the completion says of it."""
     queue, version, seq, most, message, asked, due_at, finished_at, has_result, result = row
-    return claimed._replace(
-        queue=queue,
-        state=JobState.COMPLETED,
-        version=version,
-        progress_seq=seq,
-        max_attempts=most,
-        progress=Progress(1.0, message),
-        reason="",
-        cancel_requested=asked,
-        due_at=due_at,
-        finished_at=finished_at,
-        has_result=has_result,
-        result=None if result is None else json.loads(result),
+    return StatusView(
+        claimed.job_id,
+        claimed.owner_id,
+        claimed.handler,
+        queue,
+        JobState.COMPLETED,
+        version,
+        seq,
+        claimed.attempt,
+        claimed.failed_attempts,
+        claimed.lost_attempts,
+        most,
+        Progress(1.0, message),
+        "",
+        asked,
+        claimed.submitted_at,
+        due_at,
+        claimed.started_at,
+        finished_at,
+        has_result,
+        None if result is None else jsontext.loads(result),
     )
 
 

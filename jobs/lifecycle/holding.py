@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from jobs import conf, events, policy, transactions
+from jobs import conf, events, jsontext, policy, transactions
 from jobs.lifecycle.writing import (
     array_of,
     call,
@@ -36,9 +37,10 @@ class Claim:
     def __init__(
         self, doorbells: Iterable[Doorbell], *, worker: str, handlers: Collection[str]
     ) -> None:
-        self._versions = {bell.job_id: bell.version for bell in doorbells}
+        # By the hexadecimal text of the id, which is hashed in a tenth of the time.
+        self._bells = {bell.job_id.hex: bell for bell in doorbells}
         # Sorted, because rows are locked in this order.
-        self._tokens = {job_id: uuid.uuid4() for job_id in sorted(self._versions, key=int)}
+        self._tokens = dict(zip(sorted(self._bells), _fresh_tokens(), strict=False))
         self._actor = Actor(ActorKind.WORKER, worker)
         self._handlers = handlers
         self._tries = 0
@@ -47,27 +49,35 @@ class Claim:
         return transactions.run(self._take, single=True)
 
     def _take(self) -> list[Attempt]:
-        by_hex = {job_id.hex: job_id for job_id in self._tokens}
+        bells, tokens = self._bells, self._tokens
         parameters = {
-            "ids": array_of(by_hex),
-            "versions": array_of(self._versions[job_id] for job_id in self._tokens),
-            "tokens": ids_of(self._tokens.values()),
+            "ids": array_of(tokens),
+            "versions": array_of(bells[name].version for name in tokens),
+            "tokens": ids_of(tokens.values()),
             "handlers": list(self._handlers),
             "lease_seconds": conf.get().lease_seconds,
             **edge_of(JobEvent.CLAIM, self._actor),
         }
         self._tries += 1
-        taken = {by_hex[row[0]]: row for row in call("jobs_claim_v2", parameters)}
         attempts = {
-            job_id: Attempt(_claimed(job_id, row), self._tokens[job_id], json.loads(row[-1]))
-            for job_id, row in taken.items()
+            row[0]: Attempt(
+                _claimed(bells[row[0]].job_id, row), tokens[row[0]], jsontext.loads(row[-1])
+            )
+            for row in call("jobs_claim_v3", parameters)
         }
         if attempts:
             views = tuple(attempt.view for attempt in attempts.values())
             events.tell_after_commit(events.Transitioned(JobEvent.CLAIM, views))
         if self._tries > 1:
-            attempts = _held(self._tokens)
-        return [attempts[job_id] for job_id in self._versions if job_id in attempts]
+            attempts = _held({bells[name].job_id: token for name, token in tokens.items()})
+        return [attempts[name] for name in bells if name in attempts]
+
+
+def _fresh_tokens() -> Iterator[UUID]:
+    """Tokens that nobody else draws: 110 random bits, which those of one claim share, and a count.
+    Version 4 like those of ``uuid4``, which takes twice as long for each."""
+    first = uuid.uuid4().int & ~0xFFF
+    return (UUID(int=number) for number in itertools.count(first))
 
 
 def _claimed(job_id: UUID, row: Sequence[Any]) -> StatusView:
@@ -84,13 +94,14 @@ def claim(
     return Claim(doorbells, worker=worker, handlers=handlers)()
 
 
-def _held(tokens: Mapping[UUID, UUID]) -> dict[UUID, Attempt]:
-    """All claims of ours, also those of a try whose commit succeeded but whose answer was lost."""
+def _held(tokens: Mapping[UUID, UUID]) -> dict[str, Attempt]:
+    """All claims of ours, also those of a try whose commit succeeded but whose answer was lost. By
+    the hexadecimal text of the id."""
     held = Job.objects.filter(id__in=list(tokens), lease_token__in=list(tokens.values()))
     found = {job_id: rest for job_id, *rest in held.values_list("id", "version", "payload")}
     views = read_views(list(found), conf.get().inline_result_limit_bytes)
     return {
-        view.job_id: Attempt(view, tokens[view.job_id], payload)
+        view.job_id.hex: Attempt(view, tokens[view.job_id], payload)
         for view in views
         for version, payload in [found[view.job_id]]
         # Read a moment later, when it may be somebody else's already.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.jsontext import dumps
+from jobs.jsontext import dumps, loads
 
 STORABLE_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 STORABLE = st.recursive(
@@ -31,6 +31,21 @@ def nested(depth: int, leaf: Any) -> Any:
 @given(value=STORABLE)
 def test_storable_values_come_back_the_same(value: Any) -> None:
     assert json.loads(dumps(value)) == value
+
+
+@given(value=STORABLE)
+def test_text_is_read_as_the_standard_library_reads_it(value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    assert repr(loads(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["1" * 400, "-0", "1e400", "0.1000", '"\\u00e9"', " [1 , 2] "])
+def test_so_are_numbers_and_texts_as_others_write_them(text: str) -> None:
+    assert repr(loads(text)) == repr(json.loads(text))
+
+
+def test_what_hands_have_nested_deeper_is_read_all_the_same() -> None:
+    assert loads("[" * 500 + "]" * 500) == json.loads("[" * 500 + "]" * 500)
 
 
 @pytest.mark.parametrize(
