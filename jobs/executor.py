@@ -77,7 +77,7 @@ class Executor:
             self._work_off(sheet, many=len(runs) > 1)
         finally:
             self._give_back(sheet.left() if sheet else runs)
-        return [sheet.settled[run.token] for run in runs]
+        return [sheet.settled[run] for run in runs]
 
     def _work_off(self, sheet: Sheet, *, many: bool) -> None:
         if many:

@@ -51,7 +51,7 @@ class Sheet:
     """The outcomes of one message's jobs, recorded and not yet recorded."""
 
     def __init__(self, clerk: Clerk, runs: Sequence[Run]) -> None:
-        self.settled: dict[object, Settled] = {}
+        self.settled: dict[Run, Settled] = {}
         self._clerk = clerk
         self._waiting = list(reversed(runs))
         self._running: Run | None = None
@@ -113,7 +113,7 @@ class Sheet:
                 self._ended = ended + self._ended
                 self._has_writes = any(outcome.writes for _, outcome in self._ended)
             raise
-        self.settled.update(zip((run.token for run, _ in ended), settled, strict=True))
+        self.settled.update(zip((run for run, _ in ended), settled, strict=True))
 
     def left(self) -> list[Run]:
         """What is neither recorded nor handed back."""

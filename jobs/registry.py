@@ -43,9 +43,12 @@ class Handler:
     result_limit_bytes: int | None
     check: Check | None
     is_async: bool = field(init=False)
+    fields: tuple[str, ...] = field(init=False)
+    """The names of the payload's fields, which pydantic takes long to say."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
+        object.__setattr__(self, "fields", tuple(self.payload_model.model_fields))
 
     @property
     def summary(self) -> str:
@@ -79,7 +82,7 @@ class Handler:
     def arguments(self, payload: Mapping[str, Any], context: Context) -> dict[str, Any]:
         """Keyword arguments for ``function``. Raises InvalidPayload if the code has moved on."""
         model = self._parsed(payload, None)
-        arguments = {name: getattr(model, name) for name in type(model).model_fields}
+        arguments = {name: getattr(model, name) for name in self.fields}
         if self.context_parameter is not None:
             arguments[self.context_parameter] = context
         return arguments

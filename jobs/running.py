@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -32,9 +31,9 @@ T = TypeVar("T")
 
 _LEVELS = frozenset({"debug", "info", "warning", "error"})
 
-#: How often an exception is raised inside one handler. A bound, because each needs a frame around
-#: the region that stops it; more than one, because a handler may swallow one by accident, or it may
-#: land in a ``__del__``, where Python drops it.
+#: How often an exception is raised inside one handler. A bound, because each needs a clause around
+#: the region that stops it (``Run.inside``); more than one, because a handler may swallow one by
+#: accident, or it may land in a ``__del__``, where Python drops it.
 INTERRUPTS = 3
 
 
@@ -126,15 +125,24 @@ class Run(Context):
         """Call ``work`` where it may be interrupted; returns or raises only once that is over.
 
         An exception on its way may strike at any bytecode until ``close`` has succeeded, also
-        within ``close``. So there is one frame more that closes than exceptions that can come, and
+        within ``close``. So there is one clause more that closes than exceptions that can come, and
         whichever of them is struck leaves the closing to the next. Raises the signal at once if the
         attempt was asked to stop before its turn came.
         """
-        guarded: Callable[[], T] = partial(self._interruptible, work)
-        for _ in range(INTERRUPTS + 1):
-            guarded = partial(_and_then, guarded, self.close)
         try:
-            return guarded()
+            try:
+                try:
+                    try:
+                        try:
+                            return self._interruptible(work)
+                        finally:
+                            self.close()
+                    finally:
+                        self.close()
+                finally:
+                    self.close()
+            finally:
+                self.close()
         finally:
             self.ended = True
             if self._scratch is not None:
@@ -163,9 +171,12 @@ class Run(Context):
 
     def close(self) -> None:
         """Leave the region for good; an exception that was injected but has not struck is gone."""
+        thread_id = self._thread_id
+        if thread_id is None:
+            return
         with self._lock:
-            if self._interrupts and self._thread_id is not None:
-                _inject(self._thread_id, None)
+            if self._interrupts:
+                _inject(thread_id, None)
             self._thread_id = None
 
     def bind(self, task: asyncio.Task[object]) -> None:
@@ -236,13 +247,6 @@ class Run(Context):
     def ran_seconds(self) -> float:
         """Time since the handler began; 0 while it waits its turn."""
         return 0.0 if self.began_at is None else time.monotonic() - self.began_at
-
-
-def _and_then(work: Callable[[], T], then: Callable[[], None]) -> T:
-    try:
-        return work()
-    finally:
-        then()
 
 
 def _inject(thread_id: int, kind: type[BaseException] | None) -> None:

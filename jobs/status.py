@@ -150,6 +150,9 @@ def _rendered(view: StatusView, written: str) -> Copy:
     if view.has_result:
         links += f',"result":{_text(base + "result/")}'
     result = "null" if view.result is None else json.dumps(view.result, separators=(",", ":"))
+    submitted = _moment(view.submitted_at)
+    # Mostly the same, and to write out a moment takes as long as all that is not one.
+    due = submitted if view.due_at == view.submitted_at else _moment(view.due_at)
     body = (
         f'{{"id":"{written}"'
         f',"handler":{_text(view.handler)}'
@@ -164,8 +167,8 @@ def _rendered(view: StatusView, written: str) -> Copy:
         f',"message":{_text(view.progress.message)}}}'
         f',"reason":{_text(view.reason)}'
         f',"cancel_requested":{_TRUTH[view.cancel_requested]}'
-        f',"submitted_at":{_moment(view.submitted_at)}'
-        f',"due_at":{_moment(view.due_at)}'
+        f',"submitted_at":{submitted}'
+        f',"due_at":{due}'
         f',"started_at":{_moment(view.started_at)}'
         f',"finished_at":{_moment(view.finished_at)}'
         f',"has_result":{_TRUTH[view.has_result]}'

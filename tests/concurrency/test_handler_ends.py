@@ -15,7 +15,8 @@ from django.db import connection, transaction
 from jobs import files, registry, testing
 from jobs.context import Context
 from jobs.errors import PermanentFailure, RetryLater
-from jobs.models import JobArtifact, JobLogLine
+from jobs.executor import Executor
+from jobs.models import Job, JobArtifact, JobLogLine
 from jobs.registry import handler
 from jobs.states import JobState
 from tests.concurrency.attempts import Declare, run, run_one
@@ -221,6 +222,33 @@ def test_an_async_handler_that_cancels_itself_is_charged(declare: Declare) -> No
 
     job = run_one(handler=declare(quitter))
     assert (job.event, job.failed_attempts) == ("retry", 1)
+
+
+def test_a_transaction_left_open_is_closed_once_and_the_next_job_has_a_session(
+    declare: Declare, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions: list[int] = []
+
+    def session() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            return int(cursor.fetchone()[0])
+
+    def leaves() -> None:
+        transaction.atomic().__enter__()
+        sessions.append(session())
+
+    def stays() -> None:
+        assert not connection.in_atomic_block
+        sessions.append(session())
+
+    jobs = [submit(handler=declare(function))[0] for function in (leaves, stays, stays)]
+    executor = Executor("worker:1")
+    run(*jobs, executor=executor)
+    assert [Job.objects.get(id=job.id).state for job in jobs] == [JobState.COMPLETED] * 3
+    first, second, third = sessions
+    assert first != second == third
+    assert caplog.text.count("left a transaction open") == 1
 
 
 def test_an_async_handler_has_a_database_session_of_its_own(declare: Declare) -> None:

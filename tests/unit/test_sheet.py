@@ -84,7 +84,7 @@ def test_quick_jobs_are_recorded_together(
     sheet = Sheet(office, runs)
     work_off(sheet)
     assert office.sizes == [5]
-    assert [sheet.settled[run.token].job_id for run in runs] == [run.job_id for run in runs]
+    assert [sheet.settled[run].job_id for run in runs] == [run.job_id for run in runs]
     assert sheet.left() == []
 
 
@@ -147,7 +147,7 @@ def test_what_waits_behind_a_slow_neighbour_is_handed_back(
     assert sheet.next() is None
     sheet.record()
     assert office.sizes == [3, 1]
-    assert set(sheet.settled) == {run.token for run in runs}
+    assert set(sheet.settled) == set(runs)
 
 
 def test_what_waits_behind_many_middling_neighbours_is_handed_back_too(
