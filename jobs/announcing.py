@@ -24,7 +24,7 @@ from jobs.values import Born, StatusView
 log = logging.getLogger("jobs.announcing")
 
 #: How much later than the commit readers may hear of it.
-DELAY_SECONDS = 0.02
+DELAY_SECONDS = 0.04
 
 Tell = Callable[[Sequence[StatusView]], None]
 

@@ -51,7 +51,7 @@ class JobsSettings(BaseModel):
     drain_grace_seconds: Seconds = 20.0
     """How long a stopping worker lets handlers finish before it hands their jobs back."""
 
-    message_limit: Annotated[int, Field(ge=1, le=1000)] = 250
+    message_limit: Annotated[int, Field(ge=1, le=1000)] = 500
     """Most jobs of one message."""
     group_limit: Annotated[int, Field(ge=1, le=1000)] = 100
     """Most jobs of several messages that are claimed together. As many outcomes are recorded
@@ -63,7 +63,7 @@ class JobsSettings(BaseModel):
     group_turn_seconds: Seconds = 0.5
     """Time after which jobs of a message that have not had their turn are handed back."""
 
-    relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    relay_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 2000
     """Jobs that the relay rings for at once; those that share an outbox row come together."""
     relay_round_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Least time between two rounds of a busy relay; 2.5 times that after one of 8 jobs or more,

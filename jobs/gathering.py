@@ -64,11 +64,17 @@ class Ring(Request):
             self._read()
 
     def _read(self) -> None:
-        try:
-            self.count = len(doorbells.decode(self.argument))
-            self.seconds = doorbells.expected_seconds(self.argument)
-        except ValueError:
-            self.seconds = None
+        seconds = doorbells.expected_seconds(self.argument)
+        if self.argument is None or seconds is None:
+            return
+        self.count = len(self.argument["jobs"])
+        if self.count <= conf.get().group_limit:
+            try:
+                # One that cannot be read shall not have others answered with it.
+                doorbells.decode(self.argument)
+            except ValueError:
+                return
+        self.seconds = seconds
 
     @property
     def body(self) -> Any:

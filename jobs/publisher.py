@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from celery import Celery
@@ -30,8 +30,7 @@ from jobs.values import Doorbell
 log = logging.getLogger("jobs.relay")
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A doorbell in this relay's hands, and the outbox row that it is from."""
 
     id: int

@@ -29,6 +29,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 3.0
 #: less work than this a message of its own costs its worker more than waiting costs the job.
 LEAST_MESSAGES = 4
 LEAST_SECONDS = 0.005
+#: Jobs that are rung for at once after a pause. A full round is followed by one of twice as many,
+#: up to ``relay_batch_size``: workers begin soon with a backlog, and soon get large messages of it.
+FIRST_BATCH = 250
 #: A round that rang for so many jobs takes longer by this factor. At such a rate they keep all
 #: processors busy, and the more of them share the less each of them waits.
 CROWD = 8
@@ -78,6 +81,7 @@ class Relay:
         self._pauses = Pauses()
         self._doubtful = False
         self._rests_until = float("-inf")
+        self._next_batch = FIRST_BATCH
         #: The jobs of the last rows. The wake-ups of some come when they are rung already.
         self._taken_last: set[UUID] = set()
         self._owed: tuple[list[Taken], list[Taken]] = ([], [])
@@ -102,6 +106,11 @@ class Relay:
         except BrokerTrouble:
             self._doubtful = True
             raise
+
+    @property
+    def limit(self) -> int:
+        """For about how many jobs the next round rings at most."""
+        return 1 if self._doubtful else min(self._next_batch, conf.get().relay_batch_size)
 
     def run_once(self) -> int:
         """Publish one batch; returns how many doorbells were published. Raises BrokerTrouble.
@@ -170,8 +179,10 @@ class Relay:
         paused = self._pauses.present()
         if paused and time.monotonic() < self._rests_until:
             return []
-        limit = 1 if self._doubtful else conf.get().relay_batch_size
+        limit = self.limit
         rows = transactions.run(lambda: take(limit, paused), single=True)
+        if not self._doubtful:
+            self._next_batch = 2 * limit if len(rows) >= limit else FIRST_BATCH
         if paused and not rows:
             self._rests_until = self._pauses.next_end()
         return rows
@@ -240,14 +251,14 @@ def _in(seconds: float, each: float, limit: int) -> int:
     return limit if each * limit <= seconds else int(seconds / each)
 
 
-def round_seconds(published: int) -> float:
+def round_seconds(published: int, limit: int) -> float:
     """How long a round takes at least that published so many; what comes meanwhile shares the next.
 
-    No time at all if it found nothing, so that the first job after a pause does not wait, or half
-    of what it may take at once, so that a backlog does not, nor workers for the next of it.
+    No time at all if it found nothing, so that the first job after a pause does not wait, or all of
+    its ``limit`` or half of a whole batch, so that a backlog does not, nor workers for the next.
     """
     settings = conf.get()
-    if not 0 < published < settings.relay_batch_size / 2:
+    if not 0 < published < min(limit, settings.relay_batch_size / 2):
         return 0.0
     return settings.relay_round_seconds * (CROWDED_FACTOR if published >= CROWD else 1)
 

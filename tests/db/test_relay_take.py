@@ -255,11 +255,17 @@ def test_the_most_urgent_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("published", "seconds"),
-    [(0, 0), (1, 0.02), (7, 0.02), (8, 0.05), (499, 0.05), (500, 0), (570, 0)],
-)
-def test_a_round_lasts_longer_where_more_can_share_the_next(published: int, seconds: float) -> None:
-    assert relay.round_seconds(published) == pytest.approx(seconds)
+    ("published", "limit", "seconds"),
+    [
+        (0, 250, 0), (1, 250, 0.02), (7, 250, 0.02), (8, 250, 0.05), (249, 250, 0.05),
+        (250, 250, 0), (249, 2000, 0.05), (999, 2000, 0.05), (1000, 2000, 0), (2070, 2000, 0),
+        (1, 1, 0),
+    ],
+)  # fmt: skip
+def test_a_round_lasts_longer_where_more_can_share_the_next(
+    published: int, limit: int, seconds: float
+) -> None:
+    assert relay.round_seconds(published, limit) == pytest.approx(seconds)
 
 
 @pytest.mark.django_db(transaction=True)

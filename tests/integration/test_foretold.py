@@ -12,7 +12,7 @@ import pytest
 from django.db import OperationalError
 
 from interlock.celery import app
-from jobs import lifecycle
+from jobs import lifecycle, status
 from jobs import relay as relays
 from jobs.publisher import BrokerTrouble, Message, Publisher
 from jobs.relay import Relay
@@ -75,6 +75,18 @@ def test_its_row_waits_until_it_has_travelled(
     assert rung(relay, submitted(quiet.queue)) == 1
     sent, taken = at
     assert taken - sent >= 0.1
+
+
+def test_the_command_rings_when_it_hears_of_it(quiet: Stack) -> None:
+    """Of a job that the outbox does not have, so that nothing else could have rung."""
+    quiet.start("relay")
+
+    def is_rung() -> bool:
+        # Again, for a relay that does not listen yet hears nothing.
+        status.wake(Foretold(uuid4(), "noop", quiet.queue))
+        return quiet.messages() > 0
+
+    until(is_rung, 20)
 
 
 def test_others_that_wait_go_with_it(relay: Relay, quiet: Stack) -> None:

@@ -19,7 +19,7 @@ from jobs import lifecycle, topology
 from jobs import relay as relays
 from jobs.models import OutboxEntry
 from jobs.publisher import BrokerTrouble, Publisher
-from jobs.relay import Relay
+from jobs.relay import FIRST_BATCH, Relay
 from jobs.values import Submission
 from tests.integration.conftest import Clock, declare_small, waiting
 from tests.marks import until
@@ -131,6 +131,20 @@ def test_a_confirm_that_does_not_come_is_not_taken_for_one(
     # All three arrived, and were rung again: a doorbell too many harms nobody.
     assert quiet.messages() == 7
     relay.close()
+
+
+def test_a_backlog_is_rung_for_in_batches_that_grow(
+    relay: Relay, quiet: Stack, jobs_settings: Callable[..., None]
+) -> None:
+    """Workers begin soon with it; and the first after it shall not wait for a large one again."""
+    jobs_settings(relay_batch_size=800)
+    for _ in range(20):
+        _submit(100)
+    rounds = [(relay.limit, relay.run_once()) for _ in range(4)]
+    assert [limit for limit, _ in rounds] == [FIRST_BATCH, 2 * FIRST_BATCH, 800, 800]
+    # The rows of a hundred jobs each are not divided.
+    assert [rung for _, rung in rounds] == [300, 500, 800, 400]
+    assert (waiting(), relay.limit) == ([], FIRST_BATCH)
 
 
 def test_two_relays_share_the_rows(quiet: Stack, jobs_settings: Callable[..., None]) -> None:

@@ -204,6 +204,10 @@ def test_all_go_back_to_the_broker_if_their_child_dies() -> None:
         pytest.param(lambda: ring(args=7), id="arguments that are none"),
         pytest.param(lambda: ring(args=[{"v": 1, "jobs": 7, "seconds": 0}]), id="malformed"),
         pytest.param(lambda: ring(args=[{"v": 1, "jobs": [["x", 1]], "seconds": 0}]), id="no id"),
+        pytest.param(
+            lambda: ring(args=[{"v": 1, "jobs": [["x", 1]] * 101, "seconds": 0}]),
+            id="no ids at all",
+        ),
         pytest.param(lambda: ring(args=[{"v": 2, "jobs": [], "seconds": 0}]), id="of the future"),
         pytest.param(lambda: ring(float("nan")), id="not a number"),
         pytest.param(lambda: ring(-1.0), id="negative"),

@@ -20,13 +20,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         relay, wake = Relay(app_or_default()), WakeUp()
-        full = conf.get().relay_batch_size
 
         def step() -> bool:
-            began = time.monotonic()
+            began, limit = time.monotonic(), relay.limit
             published = relay.run_once()
-            time.sleep(max(0.0, began + round_seconds(published) - time.monotonic()))
-            return published >= full
+            time.sleep(max(0.0, began + round_seconds(published, limit) - time.monotonic()))
+            return published >= limit
 
         def rest() -> None:
             # At once: somebody waits for it, and the loop has other things to do before a step.
