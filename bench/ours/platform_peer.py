@@ -66,7 +66,8 @@ class Interlock(Peer):
         return self._copied([handle])
 
     def settled(self, handles: Sequence[UUID], total: int) -> bool:
-        """COMPLETED in PostgreSQL, all, and the last thousand in Redis too."""
+        """COMPLETED in PostgreSQL, all, and in Redis too, by every tenth of the last thousand: to
+        read them all takes as long as to finish a hundred."""
         del total
         with connection.cursor() as cursor:
             # Two partial indexes: costs nothing beside a million finished rows.
@@ -75,7 +76,7 @@ class Interlock(Peer):
                 " OR EXISTS (SELECT FROM jobs_job WHERE state = 'RUNNING')"
             )
             (unfinished,) = cursor.fetchone()
-        return not unfinished and self._copied(handles[-1000:])
+        return not unfinished and self._copied(handles[-1000::10])
 
     def _copied(self, handles: Sequence[UUID]) -> bool:
         from jobs import status

@@ -146,13 +146,19 @@ def test_without_the_database_the_answer_is_503_in_time(
         assert page.status == 503
         assert page.headers["content-type"].startswith("text/html")
         assert seconds < REFUSED_WITHIN_SECONDS
-        # What needs no database is served meanwhile.
-        for path, status in ((f"{JOBS}{warm}/status/", 200), ("/health/live", 200)):
-            answer, seconds = _timed(stack.http, "GET", path)
-            assert (answer.status, seconds < STATUS_WITHIN_SECONDS) == (status, True), path
+        # What needs no database is served meanwhile. One late answer of Redis, on a busy machine,
+        # has it left alone for a second.
+        for path in (f"{JOBS}{warm}/status/", "/health/live"):
+            until(lambda p=path: _served_in_time(stack, p), 5, stack.tails)  # type: ignore[misc] # a lambda's default
         assert stack.http.get("/health/ready").status == 503
     until(lambda: _serves(stack), SERVING_AGAIN_WITHIN_SECONDS, stack.tails)
     assert _jobs_of(stack) == before
+
+
+def _served_in_time(stack: Stack, path: str) -> bool:
+    answer, seconds = _timed(stack.http, "GET", path)
+    assert seconds < STATUS_WITHIN_SECONDS, path
+    return answer.status == 200
 
 
 def test_a_database_that_falls_silent_with_requests_in_it(stack: Stack, proxies: Proxies) -> None:
