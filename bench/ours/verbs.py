@@ -21,7 +21,7 @@ from bench.scenario import slots_for
 from jobs.values import Doorbell
 
 #: Jobs of a set: what one message carries at most.
-_SET = 250
+_SET = 500
 
 
 def measure(place: Place) -> dict[str, float]:
