@@ -88,6 +88,6 @@ def _log_many(event: JobEvent, jobs: Sequence[Born | StatusView]) -> None:
 
 
 def subscribe_all() -> None:
-    """Connect the app's own observers."""
-    events.subscribe(keep_log)
+    """Connect the app's own observers: whom somebody waits for comes first."""
     events.subscribe(keep_status)
+    events.subscribe(keep_log)
