@@ -29,9 +29,11 @@ from jobs.outstanding import Outstanding
 
 log = logging.getLogger("jobs.gathering")
 
-#: Messages per child that are prefetched at most: two groups of the usual size, one that is worked
-#: on and one that waits.
+#: Jobs per child that are prefetched at most: two groups of the usual size, one that is worked on
+#: and one that waits.
 WIDE = 200
+#: Messages per child, of those that hold more. What is left is for workers beside this one.
+LEAST = 2
 #: The largest number that a broker can be told (AMQP 0-9-1, ``basic.qos``).
 MOST = 0xFFFF
 #: Messages per child, in a row, by which the prefetch is measured.
@@ -266,7 +268,7 @@ class Prefetch:
     def begin(self) -> None:
         """Consuming has begun anew, with one message per child."""
         self._count = self._children
-        self._row: deque[float] = deque(maxlen=SHORT_IN_A_ROW * self._children)
+        self._row: deque[tuple[float, int]] = deque(maxlen=SHORT_IN_A_ROW * self._children)
         self._old: set[Any] = set()
 
     def consumes(self) -> bool:
@@ -278,7 +280,7 @@ class Prefetch:
         if ring.seconds is None:
             self._row.clear()
         else:
-            self._row.append(ring.seconds)
+            self._row.append((ring.seconds, ring.count))
         return self._wanted() != self._count
 
     def adjust(self, consumer: Consumer) -> bool:
@@ -297,7 +299,8 @@ class Prefetch:
         return self._count > self._children
 
     def _wanted(self) -> int:
-        """As many as the children do in ``group_seconds``, by the longest of the last messages.
+        """As many as the children do in ``group_seconds``, by the longest of the last messages, and
+        no more than have ``WIDE`` jobs, by the largest.
 
         Each change waits for the broker a few times, so that only a much better count is one.
         """
@@ -305,7 +308,11 @@ class Prefetch:
         if not is_full or self._old or time.monotonic() < self._narrow_until:
             return self._count
         work = conf.get().group_seconds
-        each = max(1, int(work / max(*self._row, work / WIDE)))
+        longest = max(seconds for seconds, _ in self._row)
+        largest = max(1, *(count for _, count in self._row))
+        each = max(LEAST, WIDE // largest)
+        if longest * each > work:
+            each = max(1, int(work / longest))
         count = min(self._children * each, MOST)
         return count if count >= 2 * self._count or 4 * count <= self._count else self._count
 

@@ -395,6 +395,17 @@ def test_what_waits_is_no_more_than_a_groups_work(
     assert case.broker.asked_for() == asked
 
 
+@pytest.mark.parametrize(("jobs", "per_child"), [(1, WIDE), (3, 66), (100, 2), (500, 2)])
+def test_nor_is_it_many_jobs(clock: Clock, jobs: int, per_child: int) -> None:
+    """A worker that has none shall find some at the broker, and memory is for a message's jobs."""
+    case = Case()
+    large = doorbells.encode([Doorbell(uuid4(), 1)] * jobs, SHORT)
+    answers = [case.arrive(ring()) for _ in range(2 * SHORT_IN_A_ROW - 1)]
+    assert [*answers, case.arrive(ring(args=[large]))][-1]
+    case.adjust()
+    assert case.broker.asked_for() == ["cancel", 2 * per_child, "consume"]
+
+
 def test_no_more_is_asked_for_than_a_broker_can_be_told(clock: Clock) -> None:
     case = Case(children=1000)
     while not case.arrive(ring()):
