@@ -75,6 +75,8 @@ class Heart:
             for run in runs:
                 self._runs.pop(run, None)
                 self._unsettled.discard(run)
+                # It is in its own group: only the garbage collector would find it, much later.
+                run.group = ()
 
     def is_busy(self) -> bool:
         """Whether any attempt still needs this process."""

@@ -57,8 +57,8 @@ class Run(Context):
         """The handler is done; its outcome may not be recorded yet."""
         self.over = False
         """The attempt was ended from outside: its handler has not come back, or never began."""
-        self.group: tuple[Run, ...] = (self,)
-        """The attempts of one message, which have their turns in one thread."""
+        self.group: tuple[Run, ...] = ()
+        """The attempts of one message, which have their turns in one thread; while it is held."""
         self.artifacts: list[Artifact] = []
         self.writes: list[Callable[[], None]] = []
         self._lines: list[LogLine] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -156,3 +158,21 @@ def test_a_job_that_ended_in_time_is_not_timed_out_while_it_waits_to_be_recorded
     settled = run(first, slow)
     assert [one.event for one in settled] == [JobEvent.SUCCEED] * 2
     assert slow.handler == HANDLER
+
+
+def test_a_message_leaves_nothing_for_the_garbage_collector(declare: Declare) -> None:
+    """It runs rarely, and what outlives it once is kept for tens of thousands of jobs."""
+    seen: list[weakref.ref[Context]] = []
+
+    def look(context: Context) -> None:
+        seen.append(weakref.ref(context))
+
+    jobs = submit(3, handler=declare(look))
+    gc.collect()
+    gc.disable()
+    try:
+        run(*jobs)
+        # The thread that tends the outcomes lets go of them at its next look.
+        until(lambda: [one() for one in seen] == [None] * 3)
+    finally:
+        gc.enable()
