@@ -10,11 +10,14 @@ from pydantic_core import from_json
 #: Deep enough for data, far below where Python's, pydantic's and PostgreSQL's recursions end.
 DEPTH_LIMIT = 100
 
+#: Kept: ``json.dumps`` makes one for each call that does not take its defaults.
+_encode = json.JSONEncoder(allow_nan=False).encode
+
 
 def dumps(value: Any) -> str:
     """``value`` as JSON. Raises ValueError for NaN, NUL, lone surrogates or too deep nesting."""
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = _encode(value)
     except RecursionError as error:
         raise _too_deep() from error
     except TypeError as error:

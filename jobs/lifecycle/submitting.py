@@ -201,7 +201,7 @@ def _insert_in_parts(wish: _Wish) -> set[UUID]:
 
 
 def _left_out(answers: Iterable[Collection[UUID]]) -> set[UUID]:
-    """All ids that the functions answered: none by jobs_submit_v2, whose void arrives as ``""``."""
+    """All ids that the functions answered: none by those whose void arrives as ``""``."""
     return set(chain.from_iterable(answers))
 
 
@@ -210,6 +210,7 @@ def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) ->
 
     ``again``: they may be jobs already.
     """
+    signature = {"actor_kind": actor.kind, "actor_id": actor.id, "reason": reason}
     alike: dict[Shape, list[Wanted]] = {}
     others: list[Wanted] = []
     for row in rows:
@@ -217,16 +218,18 @@ def _calls(rows: Sequence[Wanted], actor: Actor, reason: str, *, again: bool) ->
             others.append(row)
         else:
             alike.setdefault(row.shape, []).append(row)
-    signature = {"actor_kind": actor.kind, "actor_id": actor.id, "reason": reason}
     calls: list[Call] = []
     for shape, some in alike.items():
-        if len(some) < min(_MANY_ALIKE, len(rows)):
+        shared = {**shape._asdict(), **signature}
+        if len(rows) == 1:
+            [row] = some
+            calls.append(("jobs_submit_v3", {"id": row.id.hex, "payload": row.payload, **shared}))
+        elif len(some) < min(_MANY_ALIKE, len(rows)):
             others += some
         else:
             payloads = "\n".join([row.payload for row in some])
             ids = ids_of(row.id for row in some)
-            wish = {"ids": ids, "payloads": payloads, **shape._asdict(), **signature}
-            calls.append(("jobs_submit_v2", wish))
+            calls.append(("jobs_submit_v2", {"ids": ids, "payloads": payloads, **shared}))
     if others:
         text = "[" + ",".join([row.as_json() for row in others]) + "]"
         calls.append(("jobs_submit_v1", {"rows": text, **signature}))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from datetime import timezone
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from jobs import conf, events, sql
+from jobs.connections import kept_cursor
 from jobs.errors import IllegalTransition
 from jobs.models import Job, JobLogLine
 from jobs.querysets import VIEW_COLUMNS, view_of_row
@@ -51,13 +51,14 @@ def edge_of(event: JobEvent, actor: Actor) -> dict[str, Any]:
 
 def call(function: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """The rows that a function of ``sql/verbs_*.sql`` returns."""
-    arguments = ",".join(f"_{name}=>%({name})s" for name in parameters)
-    with connection.cursor() as cursor:
-        # Django's is a function in Python, called for every time in every row.
-        cursor.cursor.tzinfo_factory = timezone
-        cursor.execute(f"SELECT * FROM {function}({arguments})", parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
+    cursor = kept_cursor()
+    text = f"SELECT * FROM {_written(function, tuple(parameters))}"
+    cursor.execute(text, list(parameters.values()))
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    if len(rows) > 1:
+        # The driver keeps an answer until the next one comes: of many jobs, that may be much.
+        cursor.close()
+    return rows
 
 
 #: A function of the database, and its parameters by name.
@@ -66,11 +67,17 @@ Call = tuple[str, Mapping[str, Any]]
 
 def call_each(calls: Sequence[Call], cursor: CursorWrapper | None = None) -> list[Any]:
     """What each of these functions returns, in one statement."""
-    each = [f"{function}({','.join(f'_{name}=>%s' for name in wish)})" for function, wish in calls]
+    each = [_written(function, tuple(wish)) for function, wish in calls]
     values = [value for _, wish in calls for value in wish.values()]
-    with nullcontext(cursor) if cursor else connection.cursor() as asked:
-        asked.execute("SELECT " + ",".join(each), values)
-        return list(asked.fetchone())
+    asked = cursor or kept_cursor()
+    asked.execute("SELECT " + ",".join(each), values)
+    return list(asked.fetchone())
+
+
+@cache
+def _written(function: str, names: tuple[str, ...]) -> str:
+    """The call of a function with these parameters, whose values come as a list."""
+    return f"{function}({','.join(f'_{name}=>%s' for name in names)})"
 
 
 def array_of(values: Iterable[object]) -> str:

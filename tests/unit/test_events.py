@@ -55,7 +55,7 @@ def test_the_app_subscribes_its_own_observers() -> None:
 
 
 def test_the_log_has_one_line_per_transition(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="jobs")
+    caplog.set_level(logging.DEBUG, logger="jobs")
     view = a_view(version=4)
     observers.keep_log(events.Transitioned(JobEvent.RETRY, (view,)))
     observers.keep_log(events.Submitted((Born(view.job_id, None, "h", "default"),)))
@@ -66,3 +66,4 @@ def test_the_log_has_one_line_per_transition(caplog: pytest.LogCaptureFixture) -
     assert "version=4" in lines[0]
     assert lines[1].startswith(f"submit job={view.job_id}")
     assert lines[2].startswith(f"fenced job={FACT.job_id}")
+    assert [record.levelname for record in caplog.records] == ["INFO", "DEBUG", "WARNING"]

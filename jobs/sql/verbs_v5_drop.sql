@@ -1,0 +1,1 @@
+DROP FUNCTION jobs_submit_v3;
