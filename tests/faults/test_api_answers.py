@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -336,7 +336,9 @@ def _signal_all(server: Server, number: signal.Signals) -> None:
     assert server.pid is not None
     main = psutil.Process(server.pid)
     for process in (main, *main.children(recursive=True)):
-        os.kill(process.pid, number)
+        # Sessions come and go.
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 @contextmanager
