@@ -119,6 +119,10 @@ class Ringer:
             self._quiet_until = now + self._quiet_seconds()
         self._tell(jobs)
 
+    def is_ready(self) -> bool:
+        """Whether ``ring`` would tell at once."""
+        return self._pid != os.getpid() or time.monotonic() >= self._quiet_until
+
     def _defer(self) -> None:
         if self._waits:
             return

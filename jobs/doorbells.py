@@ -17,12 +17,26 @@ from jobs.values import Doorbell, Foretold
 SCHEMA_VERSION = 1
 #: The stable Celery task name of every doorbell, whatever the handler: it must never change.
 TASK_NAME = "jobs.ring"
+#: A doorbell may be sent while its job is being submitted. It counts if the job was there so soon
+#: after it, because every worker that hears it too early looks again for twice as long (ADR 0025).
+EARLY_SECONDS = 0.05
+_SOON = "soon"
 
 
-def encode(doorbells: Iterable[Doorbell], seconds: float | None = None) -> dict[str, Any]:
-    """The task's one argument. ``seconds``: what these jobs are expected to take, if known."""
-    bells = {"v": SCHEMA_VERSION, "jobs": [[str(bell.job_id), bell.version] for bell in doorbells]}
-    return bells if seconds is None else {**bells, "seconds": seconds}
+def encode(
+    doorbells: Iterable[Doorbell], seconds: float | None = None, *, early: bool = False
+) -> dict[str, Any]:
+    """The task's one argument. ``seconds``: what these jobs are expected to take, if known.
+    ``early``: the database may not have them yet."""
+    bells: dict[str, Any] = {
+        "v": SCHEMA_VERSION,
+        "jobs": [[str(bell.job_id), bell.version] for bell in doorbells],
+    }
+    if seconds is not None:
+        bells["seconds"] = seconds
+    if early:
+        bells["early"] = True
+    return bells
 
 
 def packed(argument: Any) -> bytes:
@@ -37,7 +51,13 @@ def headers(message_id: str) -> dict[str, str]:
 
 def joined(arguments: Sequence[Any]) -> dict[str, Any]:
     """One task argument with the doorbells of all these."""
-    return {"v": SCHEMA_VERSION, "jobs": [bell for one in arguments for bell in one["jobs"]]}
+    bells = {"v": SCHEMA_VERSION, "jobs": [bell for one in arguments for bell in one["jobs"]]}
+    return {**bells, "early": True} if any(map(is_early, arguments)) else bells
+
+
+def is_early(argument: Any) -> bool:
+    """Whether the database may not have all of the jobs of a task argument yet."""
+    return isinstance(argument, dict) and argument.get("early") is True
 
 
 def expected_seconds(argument: Any) -> float | None:
@@ -62,14 +82,17 @@ def decode(body: Any) -> list[Doorbell]:
 
 def foretelling(foretold: Foretold) -> bytes:
     """What wakes the relay for a new job that comes alone."""
-    job_id, handler, queue = foretold
-    return json.dumps([str(job_id), handler, queue], separators=(",", ":")).encode()
+    job_id, handler, queue, is_there = foretold
+    says = [str(job_id), handler, queue, *([] if is_there else [_SOON])]
+    return json.dumps(says, separators=(",", ":")).encode()
 
 
 def foretold_in(said: Any) -> Foretold | None:
     """What a wake-up foretells; None for any other, and for what is not ours."""
     try:
-        job_id, handler, queue = json.loads(said)
-        return Foretold(UUID(job_id), str(handler), str(queue))
+        job_id, handler, queue, *soon = json.loads(said)
+        if soon not in ([], [_SOON]):
+            return None
+        return Foretold(UUID(job_id), str(handler), str(queue), is_there=not soon)
     except (TypeError, ValueError, AttributeError, RecursionError):
         return None

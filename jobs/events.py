@@ -53,8 +53,10 @@ class Fenced:
 
 Fact = Submitted | Transitioned | Progressed | Fenced
 Subscriber = Callable[[Fact], None]
+Preparer = Callable[[Born], None]
 
 _subscribers: list[Subscriber] = []
+_preparers: list[Preparer] = []
 
 
 def subscribe(subscriber: Subscriber) -> None:
@@ -80,3 +82,18 @@ def tell(fact: Fact) -> None:
 def tell_after_commit(fact: Fact) -> None:
     """Tell once the outermost transaction has committed; never if it rolls back."""
     transaction.on_commit(lambda: tell(fact), robust=True)
+
+
+def prepare_with(preparer: Preparer) -> None:
+    """Add one who gets ready for jobs that are being submitted; adding one twice has no effect."""
+    if preparer not in _preparers:
+        _preparers.append(preparer)
+
+
+def expect(job: Born) -> None:
+    """Say that the next statement submits this job: no fact yet, and perhaps never one."""
+    for preparer in tuple(_preparers):
+        try:
+            preparer(job)
+        except Exception:
+            log.exception("preparer %r failed on job %s", preparer, job.job_id)

@@ -13,8 +13,9 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
+from uuid import UUID
 
 from django.db import connection
 
@@ -35,6 +36,9 @@ T = TypeVar("T")
 #: How long a supervisor may take from the first of its signals to the last.
 _SIGNALS_APART_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
+#: Between looks for a job whose doorbell came early. Together twice as long as such a doorbell
+#: takes to count, at least (``doorbells.EARLY_SECONDS``).
+_LOOKS_APART_SECONDS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 
 
 class Executor:
@@ -48,25 +52,32 @@ class Executor:
         self._pace = Pace()
         self._lock = threading.Lock()
 
-    def answer(self, doorbells: Sequence[Doorbell], *, redelivered: bool = False) -> list[Settled]:
+    def answer(
+        self, doorbells: Sequence[Doorbell], *, redelivered: bool = False, early: bool = False
+    ) -> list[Settled]:
         """Run every job that these doorbells rightly announce; returns what was recorded.
 
         ``redelivered``: the broker lost sight of somebody who had this message before, so what
-        runs already is doubted. Waits while the database is away, at most
-        ``claim_patience_seconds``, and then leaves the jobs to the reconciler. Raises
-        drain.Stopping if the worker is stopping before anything was claimed.
+        runs already is doubted. ``early``: jobs that are not there may come in a moment, and are
+        waited for. Waits while the database is away, at most ``claim_patience_seconds``, and then
+        leaves the jobs to the reconciler. Raises drain.Stopping if the worker is stopping before
+        anything was claimed.
         """
         if connection.in_atomic_block and not self._host.ends:
             raise RuntimeError("handlers never run inside a transaction")
         self._host.block_signals()
         try:
-            return self._answer(doorbells, redelivered=redelivered)
+            # A connection that is kept across messages is asked before use if it still lives.
+            connections.refresh()
+            settled = self._answer(doorbells, redelivered=redelivered)
+            left = _others(doorbells, (one.job_id for one in settled)) if early else []
+            if left and _came(left):
+                settled += self._answer(left, redelivered=False)
+            return settled
         finally:
             self._host.lower_shield()
 
     def _answer(self, doorbells: Sequence[Doorbell], *, redelivered: bool) -> list[Settled]:
-        # A connection that is kept across messages is asked before use whether it still lives.
-        connections.refresh()
         runs: list[Run] = []
         sheet: Sheet | None = None
         try:
@@ -109,10 +120,8 @@ class Executor:
         self._beating().hold(runs)
 
     def _doubt(self, doorbells: Sequence[Doorbell], runs: list[Run]) -> None:
-        claimed = {run.job_id for run in runs}
-        others = [bell for bell in doorbells if bell.job_id not in claimed]
         try:
-            lifecycle.doubt(others)
+            lifecycle.doubt(_others(doorbells, (run.job_id for run in runs)))
         except transactions.AWAY as error:
             # It only makes a rescue sooner.
             log.warning("not doubted: %s", error)
@@ -239,6 +248,28 @@ class Executor:
             if self._heart is None or self._heart.pid != os.getpid():
                 self._heart = heart.Heart(self.worker, _verdict, self._host)
             return self._heart
+
+
+def _others(doorbells: Sequence[Doorbell], job_ids: Iterable[UUID]) -> list[Doorbell]:
+    known = set(job_ids)
+    return [bell for bell in doorbells if bell.job_id not in known]
+
+
+def _came(doorbells: Sequence[Doorbell]) -> bool:
+    """Whether some of these jobs are there, waited for until their doorbells count no more."""
+    job_ids = {bell.job_id for bell in doorbells}
+    count = 0
+    log.info("%d doorbells came too early, or not for the first time", len(job_ids))
+    try:
+        for seconds in _LOOKS_APART_SECONDS:
+            time.sleep(seconds)
+            if (count := lifecycle.count_there(job_ids)) == len(job_ids):
+                break
+    except transactions.AWAY as error:
+        log.error("jobs not looked for, the reconciler will ring again: %s", error)
+    if not count:
+        log.info("no job came after its doorbell")
+    return count > 0
 
 
 def _is_stopping() -> bool:

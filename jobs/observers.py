@@ -34,6 +34,15 @@ def keep_status(fact: events.Fact) -> None:
         status.update(fact.views)
 
 
+def wake_relay(job: Born) -> None:
+    """Have the doorbell of a job that comes alone travel while the job is being submitted.
+
+    The relay is told again, as of every submit, once that is done.
+    """
+    if job.is_due and _ringer.is_ready():
+        status.wake(Foretold(job.job_id, job.handler, job.queue, is_there=False))
+
+
 def _foretold(jobs: Sequence[Born]) -> Foretold | None:
     if len(jobs) != 1 or not jobs[0].is_due:
         return None
@@ -94,3 +103,4 @@ def subscribe_all() -> None:
     """Connect the app's own observers: whom somebody waits for comes first."""
     events.subscribe(keep_status)
     events.subscribe(keep_log)
+    events.prepare_with(wake_relay)

@@ -47,6 +47,8 @@ class Message:
     rows: tuple[Taken, ...]
     #: What its jobs are expected to take; None if that is not known of all.
     seconds: float | None = None
+    #: Sent while its job is being submitted.
+    early: bool = False
 
 
 class BrokerTrouble(Exception):
@@ -205,7 +207,8 @@ class Publisher:
 
     def _send(self, producer: Producer, message: Message) -> str:
         message_id = str(uuid4())
-        argument = doorbells.encode((row.bell for row in message.rows), message.seconds)
+        bells = (row.bell for row in message.rows)
+        argument = doorbells.encode(bells, message.seconds, early=message.early)
         producer.publish(
             doorbells.packed(argument),
             exchange="",

@@ -11,12 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from celery import Celery
 from django.db import connection
 
-from jobs import conf, connections, transactions
+from jobs import conf, connections, doorbells, transactions
 from jobs.pace import Paces
 from jobs.publisher import BrokerTrouble, Message, Publisher, Refused, Taken
 from jobs.values import Doorbell, Foretold
@@ -72,6 +73,19 @@ class Pauses:
         return min(ends, default=time.monotonic())
 
 
+@dataclass(slots=True)
+class _Early:
+    """A doorbell that was sent before its row was taken, when, and if its job was there then."""
+
+    row: Taken
+    at: float
+    was_there: bool
+
+    def counts(self) -> bool:
+        """Whether it led a worker to its job, if the database has that by now."""
+        return self.was_there or time.monotonic() - self.at <= doorbells.EARLY_SECONDS
+
+
 class Relay:
     """One relay; any number may run, each takes other rows."""
 
@@ -85,27 +99,38 @@ class Relay:
         #: The jobs of the last rows. The wake-ups of some come when they are rung already.
         self._taken_last: set[UUID] = set()
         self._owed: tuple[list[Taken], list[Taken]] = ([], [])
-        self._early: Taken | None = None
+        self._early: _Early | None = None
 
-    def ring_early(self, foretold: Foretold) -> None:
-        """Ring for a job whose doorbell the outbox is said to have, before it is taken.
+    def ring_early(self, foretold: Foretold) -> bool:
+        """Ring for a job before its doorbell is taken, one at a time; says whether to take it now.
 
-        ``run_once`` comes next, and takes it. Does nothing if anything speaks against it: trouble,
-        no connection, a queue that refuses or that nobody knows. Were there no such job, a worker
-        would find none. Raises BrokerTrouble.
+        That comes next then, with ``run_once``; else once the job is said to be there. Does not
+        ring if anything speaks against it: trouble, no connection, a queue that refuses or that
+        nobody knows. Were there no such job, a worker would find none. Raises BrokerTrouble.
         """
-        job_id, handler, queue = foretold
-        if self._doubtful or self._owed[1] or job_id in self._taken_last:
-            return
-        if queue not in conf.get().queues or queue in self._pauses.present():
-            return
+        if self._early is None and self._may_ring(foretold):
+            self._begin(foretold)
+        return foretold.is_there
+
+    def _may_ring(self, foretold: Foretold) -> bool:
+        if self._doubtful or self._owed[1] or foretold.job_id in self._taken_last:
+            return False
+        return foretold.queue in conf.get().queues and foretold.queue not in self._pauses.present()
+
+    def _begin(self, foretold: Foretold) -> None:
+        job_id, handler, queue, is_there = foretold
         row = Taken(_NOT_TAKEN, Doorbell(job_id, 1), queue, handler)
         [message] = grouped([row], self._paces.seconds({handler}))
+        early = _Early(row, time.monotonic(), is_there)
         try:
-            self._early = row if self._publisher.begin(message) else None
+            is_sent = self._publisher.begin(replace(message, early=not is_there))
         except BrokerTrouble:
             self._doubtful = True
             raise
+        if is_sent:
+            self._early = early
+            # Deaf, too: what wakes it now would take a processor from those on the way.
+            time.sleep(head_start_seconds())
 
     @property
     def limit(self) -> int:
@@ -144,14 +169,12 @@ class Relay:
         """Close the broker connection."""
         self._publisher.close()
 
-    def _taken_after(self, early: Taken | None) -> list[Taken]:
+    def _taken_after(self, early: _Early | None) -> list[Taken]:
         try:
             # Whether the connection lives is found out by the take, which then repeats itself.
             connections.refresh()
             self._settle()
             self._publisher.open()
-            if early is not None:
-                time.sleep(conf.get().relay_round_seconds * HEAD_START)
             rows = self._take()
         except BaseException:
             if early is not None:
@@ -162,16 +185,18 @@ class Relay:
             self._taken_last = {row.bell.job_id for row in rows}
         return rows
 
-    def _publish(self, rows: Sequence[Taken], early: Taken | None, published: list[Taken]) -> None:
-        """Publish these rows, but the one that was sent early, and wait for all of them."""
-        left = [row for row in rows if early is None or row.bell != early.bell]
+    def _publish(self, rows: Sequence[Taken], early: _Early | None, published: list[Taken]) -> None:
+        """Publish these rows, but one whose early doorbell counts, and wait for all of them."""
+        bell = early.row.bell if early is not None and early.counts() else None
+        rung = [row for row in rows if row.bell == bell]
+        left = [row for row in rows if row.bell != bell]
         messages = grouped(left, self._paces.seconds({row.handler for row in left}))
         try:
             self._publisher.publish(messages[:1] if self._doubtful else messages, published)
         finally:
-            if early is not None and early in published:
-                published.remove(early)
-                published += [row for row in rows if row.bell == early.bell]
+            if early is not None and early.row in published:
+                published.remove(early.row)
+                published += rung
 
     def _take(self) -> list[Taken]:
         """Take rows. Those of a queue that is left alone are read past, all of them if there are no
@@ -249,6 +274,11 @@ def grouped(rows: Sequence[Taken], seconds: Mapping[str, float]) -> list[Message
 def _in(seconds: float, each: float, limit: int) -> int:
     """How many runs of ``each`` seconds fit, but ``limit`` at most."""
     return limit if each * limit <= seconds else int(seconds / each)
+
+
+def head_start_seconds() -> float:
+    """How long an early doorbell travels before anything else is done."""
+    return min(conf.get().relay_round_seconds * HEAD_START, doorbells.EARLY_SECONDS / 2)
 
 
 def round_seconds(published: int, limit: int) -> float:

@@ -67,7 +67,11 @@ def ring(self: Any, *arguments: Any, **named: Any) -> None:
         raise Reject("worker is stopping", requeue=True)
     delivery = self.request.delivery_info or {}
     try:
-        _executor(os.getpid()).answer(bells, redelivered=bool(delivery.get("redelivered")))
+        _executor(os.getpid()).answer(
+            bells,
+            redelivered=bool(delivery.get("redelivered")),
+            early=doorbells.is_early(arguments[0]),
+        )
     except drain.Stopping as error:
         raise Reject(str(error), requeue=True) from error
 

@@ -176,7 +176,7 @@ def _quiet_executor_class() -> type[Executor]:
 
     class QuietExecutor(Executor):
         def answer(
-            self, doorbells: Sequence[Doorbell], *, redelivered: bool = False
+            self, doorbells: Sequence[Doorbell], *, redelivered: bool = False, early: bool = False
         ) -> list[Settled]:
             attempts = lifecycle.claim(doorbells, worker=self.worker, handlers=registry.names())
             runs = [Run(attempt, math.inf) for attempt in attempts]

@@ -101,6 +101,8 @@ class Foretold(NamedTuple):
     job_id: UUID
     handler: str
     queue: str
+    is_there: bool = True
+    """False while the submit may not have been committed."""
 
 
 class Attempt(NamedTuple):

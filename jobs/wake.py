@@ -7,6 +7,7 @@ interval; ADR 0004 has the measurements behind this choice over PostgreSQL's NOT
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -31,20 +32,27 @@ class WakeUp:
         self._counted_at = float("-inf")
 
     def wait(self, seconds: float) -> Foretold | None:
-        """Sleep until somebody rings or ``seconds`` are over.
+        """Sleep until there is something to do or ``seconds`` are over.
 
         Returns the doorbell that was foretold, if it is all that was heard and no other relay heard
-        it: else each of them would ring it.
+        it: else each of them would ring it. None says to look at the outbox.
         """
         if self._pubsub is None:
             self._pubsub = cache.ask(self._subscribed)
         if self._pubsub is None:
-            time.sleep(seconds)
+            time.sleep(max(0.0, seconds))
             return None
         self._count()
-        said = self._heard(seconds)
-        more = said is not None and self._swallow_more()
-        return None if said is None or more or not self._is_alone else doorbells.foretold_in(said)
+        ends = time.monotonic() + seconds
+        while True:
+            said = self._heard(max(0.0, ends - time.monotonic()))
+            if said is None:
+                return None
+            foretold = _all_of([said, *self._more()])
+            if foretold is None or self._is_alone:
+                return foretold
+            if foretold.is_there:
+                return None
 
     def close(self) -> None:
         """Drop the subscription; the next ``wait`` opens one."""
@@ -67,13 +75,16 @@ class WakeUp:
         said: bytes = heard[0]["data"]
         return said
 
-    def _swallow_more(self) -> bool:
-        """Whether there were more. Many submits are one reason to look. Bounded, because more may
-        come all the time."""
-        for count in range(MOST_SWALLOWED):
-            if self._pubsub is None or self._heard(0) is None:
-                return count > 0
-        return True
+    def _more(self) -> list[bytes]:
+        """What else has come: many submits are one reason to look. Bounded, because more may come
+        all the time."""
+        more: list[bytes] = []
+        while len(more) < MOST_SWALLOWED and self._pubsub is not None:
+            said = self._heard(0)
+            if said is None:
+                break
+            more.append(said)
+        return more
 
     def _count(self) -> None:
         """Whether this is the only relay, asked now and then, and not while a job waits for it."""
@@ -81,6 +92,15 @@ class WakeUp:
             return
         self._counted_at = time.monotonic()
         self._is_alone = cache.ask(_listeners, proves=False) == 1
+
+
+def _all_of(said: Sequence[bytes]) -> Foretold | None:
+    """The one doorbell that all these wake-ups foretell, as the last of them knows it."""
+    heard = [doorbells.foretold_in(one) for one in said]
+    last = heard[-1]
+    if last is None or any(one is None or one.job_id != last.job_id for one in heard):
+        return None
+    return last
 
 
 def _listeners(client: redis.Redis) -> int | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from jobs.lifecycle.changing import cancel, reopen
 from jobs.lifecycle.finishing import finish
-from jobs.lifecycle.holding import Claim, claim, doubt, heartbeat
+from jobs.lifecycle.holding import Claim, claim, count_there, doubt, heartbeat
 from jobs.lifecycle.rescuing import rescue
 from jobs.lifecycle.submitting import submit, submit_together
 
@@ -24,6 +24,7 @@ __all__ = [
     "Claim",
     "cancel",
     "claim",
+    "count_there",
     "doubt",
     "finish",
     "heartbeat",

@@ -109,6 +109,12 @@ def _held(tokens: Mapping[UUID, UUID]) -> dict[str, Attempt]:
     }
 
 
+def count_there(job_ids: Collection[UUID]) -> int:
+    """How many of these jobs exist: the submits of the others may not have been committed yet."""
+    count: int = Job.objects.filter(id__in=job_ids).count()
+    return count
+
+
 def doubt(doorbells: Iterable[Doorbell]) -> int:
     """Shorten the leases of jobs that run since these doorbells, to at most ``doubt_seconds``.
 

@@ -129,6 +129,8 @@ def _parted(submissions: Sequence[Submission]) -> list[Sequence[Submission]]:
 def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
     """All of them in one transaction; those with keys, and long ones, come alone."""
     by_itself = any(wish.is_keyed or wish.is_long for wish in wishes)
+    if not by_itself and not connection.in_atomic_block:
+        _expect([one for wish in wishes for one in wish.hoped[0]])
 
     def work() -> list[list[Accepted]]:
         left_out = _insert_in_parts(wishes[0]) if wishes[0].is_long else _insert(wishes)
@@ -140,6 +142,12 @@ def _submit(wishes: Sequence[_Wish]) -> list[list[Accepted]]:
         return [_answers(wish.rows, left_out) for wish in wishes]
 
     return transactions.run(work, single=not by_itself)
+
+
+def _expect(hoped: Sequence[Born]) -> None:
+    """Only of a lone job, which is there with the next statement unless that fails."""
+    if len(hoped) == 1:
+        events.expect(hoped[0])
 
 
 _together = Combiner(_submit, concerns_all=transactions.is_away)

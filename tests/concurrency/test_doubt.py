@@ -11,6 +11,7 @@ import pytest
 from django.db import connection, transaction
 
 from jobs import lifecycle, tasks, testing
+from jobs.doorbells import encode
 from jobs.executor import Executor
 from jobs.models import Job
 from jobs.states import JobEvent, JobState
@@ -136,17 +137,16 @@ def test_a_row_that_is_being_written_is_passed_by() -> None:
         assert rival.answer() == 0
 
 
-@pytest.mark.parametrize(("delivery", "expected"), [({"redelivered": True}, True), ({}, False)])
-def test_the_task_hands_on_what_the_broker_says(
-    delivery: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("delivery", "redelivered"), [({"redelivered": True}, True), ({}, False)])
+@pytest.mark.parametrize("early", [True, False])
+def test_the_task_hands_on_what_broker_and_message_say(
+    delivery: dict[str, Any], redelivered: bool, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[bool] = []
-    monkeypatch.setattr(
-        Executor, "answer", lambda self, bells, redelivered: said.append(redelivered)
-    )
+    said: list[dict[str, bool]] = []
+    monkeypatch.setattr(Executor, "answer", lambda self, bells, **named: said.append(named))
     tasks.ring.push_request(delivery_info=delivery)
     try:
-        tasks.ring.run({"v": 1, "jobs": []})
+        tasks.ring.run(encode([], early=early))
     finally:
         tasks.ring.pop_request()
-    assert said == [expected]
+    assert said == [{"redelivered": redelivered, "early": early}]

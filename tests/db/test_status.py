@@ -512,7 +512,9 @@ def test_a_copy_is_the_json_that_it_stands_for(view: StatusView) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("redis_cache")
-def test_a_submit_rings_the_relay_and_so_does_a_retry() -> None:
+def test_a_submit_rings_the_relay_twice_and_a_retry_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever was submitted before.
+    monkeypatch.setattr(observers._ringer, "_quiet_until", float("-inf"))
     client: Any = cache.waiting_client(5)
     with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(status.wake_channel())
@@ -520,7 +522,8 @@ def test_a_submit_rings_the_relay_and_so_does_a_retry() -> None:
             pubsub.get_message(timeout=1)
         pubsub.get_message(timeout=1)
         attempts = claim(submit())
-        assert pubsub.get_message(timeout=5) is not None
+        for _ in range(2):
+            assert pubsub.get_message(timeout=5) is not None
         finish(attempts, JobEvent.RETRY)
         assert pubsub.get_message(timeout=5) is not None
         assert pubsub.get_message(timeout=0.05) is None

@@ -35,9 +35,18 @@ def listener(jobs_settings: Callable[..., None]) -> Iterator[WakeUp]:
 
 
 def test_a_lone_job_is_foretold(listener: WakeUp) -> None:
+    """Before it is there and after: what has come is heard together, as the last of it knows."""
     [job] = submit()
     assert listener.wait(PATIENCE_SECONDS) == Foretold(job.id, HANDLER, "default")
     assert listener.wait(0.01) is None
+
+
+def test_it_is_foretold_before_it_is_there(listener: WakeUp) -> None:
+    soon = Foretold(uuid4(), HANDLER, "default", is_there=False)
+    status.wake(soon)
+    assert listener.wait(PATIENCE_SECONDS) == soon
+    status.wake(soon._replace(is_there=True))
+    assert listener.wait(PATIENCE_SECONDS) == soon._replace(is_there=True)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,9 @@ def test_those_that_soon_follow_are_told_together(
 ) -> None:
     jobs_settings(relay_round_seconds=1.0)
     first, *_ = [submit()[0].id for _ in range(3)]
-    assert foretold_in(listener._heard(PATIENCE_SECONDS)) == Foretold(first, HANDLER, "default")
+    for is_there in False, True:
+        foretold = Foretold(first, HANDLER, "default", is_there)
+        assert foretold_in(listener._heard(PATIENCE_SECONDS)) == foretold
     assert listener._heard(PATIENCE_SECONDS) == b"1"
     assert listener._heard(0.3) is None
 
@@ -92,6 +103,27 @@ def test_one_of_several_relays_foretells_nothing(
     other.close()
     while listener.wait(0.01) is None:
         submit()
+
+
+def test_one_of_several_relays_sleeps_until_the_job_is_there(
+    listener: WakeUp, monkeypatch: pytest.MonkeyPatch, redis_cache: redis.Redis
+) -> None:
+    """Before, there is nothing to look at, and it was not asked to ring."""
+    monkeypatch.setattr(listener, "_is_alone", False)
+    heard = listener._heard
+    said: list[bytes | None] = []
+
+    def hear(seconds: float) -> bytes | None:
+        said.append(heard(seconds))
+        if len(said) == 2:
+            status.wake(soon._replace(is_there=True))
+        return said[-1]
+
+    monkeypatch.setattr(listener, "_heard", hear)
+    soon = Foretold(uuid4(), HANDLER, "default", is_there=False)
+    status.wake(soon)
+    assert listener.wait(PATIENCE_SECONDS) is None
+    assert [foretold_in(one) for one in said if one] == [soon, soon._replace(is_there=True)]
 
 
 def test_what_is_not_ours_only_wakes(listener: WakeUp, redis_cache: redis.Redis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import time
 from collections.abc import Callable
@@ -9,10 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
 from interlock.celery import app
-from jobs import lifecycle, status
+from jobs import doorbells, lifecycle, status
 from jobs import relay as relays
 from jobs.publisher import BrokerTrouble, Message, Publisher
 from jobs.relay import Relay
@@ -21,6 +22,7 @@ from tests.integration.conftest import Clock, declare_small, waiting
 from tests.marks import until
 from tests.proxy import Proxy
 from tests.stack import Stack
+from tests.verbs import rolled_back
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 
@@ -59,7 +61,7 @@ def test_its_row_waits_until_it_has_travelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those whom it wakes on its way shall have the processors for themselves."""
-    jobs_settings(relay_round_seconds=0.2)
+    jobs_settings(relay_round_seconds=0.04)
     begin, take, at = Publisher.begin, relays.take, []
 
     def beginning(self: Publisher, message: Message) -> bool:
@@ -74,7 +76,12 @@ def test_its_row_waits_until_it_has_travelled(
     monkeypatch.setattr(relays, "take", taking)
     assert rung(relay, submitted(quiet.queue)) == 1
     sent, taken = at
-    assert taken - sent >= 0.1
+    assert taken - sent >= 0.02
+
+
+def test_it_does_not_travel_for_longer_than_it_counts(jobs_settings: Callable[..., None]) -> None:
+    jobs_settings(relay_round_seconds=1.0)
+    assert relays.head_start_seconds() < doorbells.EARLY_SECONDS
 
 
 def test_the_command_rings_when_it_hears_of_it(quiet: Stack) -> None:
@@ -87,6 +94,102 @@ def test_the_command_rings_when_it_hears_of_it(quiet: Stack) -> None:
         return quiet.messages() > 0
 
     until(is_rung, 20)
+
+
+def test_the_command_takes_what_it_rang_for_when_that_is_there(quiet: Stack) -> None:
+    """It does not wait for its poll, and rings once."""
+    quiet.start("relay")
+    for _ in range(10):
+        [accepted] = lifecycle.submit([Submission("noop")])
+        until(lambda: waiting() == [], 20)
+        [row] = quiet.outbox(accepted.job_id)
+        assert row["tries"] == 1
+    assert quiet.messages() == 10
+
+
+# ----------------------------------------------------------------- before the submit is committed
+
+
+def ring_too_soon(relay: Relay, foretold: Foretold) -> None:
+    relay._publisher.open()
+    assert not relay.ring_early(foretold._replace(is_there=False))
+
+
+def test_a_job_that_comes_soon_is_rung_once(relay: Relay, quiet: Stack) -> None:
+    with transaction.atomic():
+        foretold = submitted(quiet.queue)
+        ring_too_soon(relay, foretold)
+    assert relay.ring_early(foretold)
+    assert (relay.run_once(), waiting(), quiet.messages()) == (1, [], 1)
+    with quiet.services.channel() as channel:
+        message = channel.basic_get(quiet.queue, no_ack=True)
+    assert message is not None
+    assert doorbells.is_early(json.loads(message.body)[0][0])
+
+
+def test_a_job_that_is_there_is_not_rung_as_early(relay: Relay, quiet: Stack) -> None:
+    assert rung(relay, submitted(quiet.queue)) == 1
+    with quiet.services.channel() as channel:
+        message = channel.basic_get(quiet.queue, no_ack=True)
+    assert message is not None
+    assert not doorbells.is_early(json.loads(message.body)[0][0])
+
+
+def test_a_job_that_comes_late_is_rung_again(relay: Relay, quiet: Stack, clock: Clock) -> None:
+    """By then its worker has given up."""
+    with transaction.atomic():
+        foretold = submitted(quiet.queue)
+        ring_too_soon(relay, foretold)
+        clock.forward(doorbells.EARLY_SECONDS)
+    assert (relay.run_once(), waiting(), quiet.messages()) == (1, [], 2)
+
+
+def test_a_job_that_is_there_counts_however_late_it_is_taken(
+    relay: Relay, quiet: Stack, clock: Clock
+) -> None:
+    foretold = submitted(quiet.queue)
+    relay._publisher.open()
+    relay.ring_early(foretold)
+    clock.forward(doorbells.EARLY_SECONDS)
+    assert (relay.run_once(), waiting(), quiet.messages()) == (1, [], 1)
+
+
+def test_a_job_that_never_comes_leaves_nothing_behind(relay: Relay, quiet: Stack) -> None:
+    with rolled_back():
+        ring_too_soon(relay, submitted(quiet.queue))
+    assert relay.run_once() == 0
+    assert rung(relay, submitted(quiet.queue)) == 1
+    assert (waiting(), quiet.messages()) == ([], 2)
+
+
+def test_one_is_rung_early_at_a_time(relay: Relay, quiet: Stack) -> None:
+    with transaction.atomic():
+        first, second = submitted(quiet.queue), submitted(quiet.queue)
+        ring_too_soon(relay, first)
+        ring_too_soon(relay, second)
+    assert relay.ring_early(second)
+    assert (relay.run_once(), waiting(), quiet.messages()) == (2, [], 2)
+
+
+@pytest.mark.parametrize("comes", ["soon", "late"])
+def test_a_doorbell_may_come_before_its_job(
+    relay: Relay, quiet: Stack, clock: Clock, comes: str
+) -> None:
+    """In time for it, the worker runs it; else the relay rings again, for a worker that has come to
+    think that there is no such job."""
+    [worker] = quiet.start("worker")
+    with transaction.atomic():
+        foretold = submitted(quiet.queue)
+        ring_too_soon(relay, foretold)
+        worker.wait_said("came too early")
+        if comes == "late":
+            worker.wait_said("no job came")
+            clock.forward(doorbells.EARLY_SECONDS)
+    if comes == "late":
+        assert quiet.states([foretold.job_id]) == {foretold.job_id: "PENDING"}
+        assert relay.run_once() == 1
+    quiet.wait_for("COMPLETED", [foretold.job_id])
+    assert quiet.events(foretold.job_id) == ["submit", "claim", "succeed"]
 
 
 def test_others_that_wait_go_with_it(relay: Relay, quiet: Stack) -> None:

@@ -131,6 +131,27 @@ def test_a_submit_after_a_pause_rings_at_once(relay: Relay) -> None:
     assert set(relay.threads) == {threading.current_thread().name}
 
 
+def test_it_is_ready_unless_it_has_just_rung(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(announcing, "time", SimpleNamespace(monotonic=lambda: now))
+    ringer = Ringer(relay, lambda: 60.0)
+    assert ringer.is_ready()
+    ringer.ring(a_birth())
+    assert not ringer.is_ready()
+    now += 60
+    assert ringer.is_ready()
+
+
+def test_a_child_is_ready_whatever_its_parent_did(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ringer = Ringer(relay, lambda: 60.0)
+    ringer.ring(a_birth())
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    assert ringer.is_ready()
+
+
 def test_those_that_soon_follow_ring_once_and_together(relay: Relay) -> None:
     first = a_birth()
     ringer = Ringer(relay, lambda: 0.2)

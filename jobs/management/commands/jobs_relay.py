@@ -28,9 +28,11 @@ class Command(BaseCommand):
             return published >= limit
 
         def rest() -> None:
-            # At once: somebody waits for it, and the loop has other things to do before a step.
-            if (foretold := wake.wait(conf.get().relay_poll_seconds)) is not None:
-                relay.ring_early(foretold)
+            ends = time.monotonic() + conf.get().relay_poll_seconds
+            # Rung at once: somebody waits for it, and the loop has other things to do first.
+            while (foretold := wake.wait(ends - time.monotonic())) is not None:
+                if relay.ring_early(foretold):
+                    break
 
         code = Loop("relay", step, rest).run()
         relay.close()
